@@ -1,0 +1,166 @@
+"""Texts in, losses out, in two parts: the frozen lower layers, and the upper layers that adapters touch.
+
+The lower layers carry no adapter, so what they make of a record is the same at every step of a night: it is computed
+once (`prefixes`) and all steps start from there (`collate`, `completion_losses`). It is personal data like the record
+itself; it lives in memory for one night and is never written.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from personalize.errors import TrainingError
+from privacy.per_example import frozen_head_loss
+
+__all__ = ["Batch", "Encoded", "Prefix", "collate", "completion_losses", "encode", "prefixes", "token_scores"]
+
+MAX_TOKENS = 48  # Completion tokens of a record that are learned, so that no record costs a night; the rest is cut.
+MAX_PROMPT_TOKENS = 32  # A longer prompt loses its head: the end of a prompt says more about the answer.
+HEAD_CHUNK = 256  # Positions that meet the head at once: 256 rows of 49,152 logits are 50 MB.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """One record as tokens."""
+
+    ids: tuple[int, ...]
+    """Prompt tokens, then completion tokens."""
+    completion: int
+    """Index of the first completion token, ≥ 1."""
+    characters: int
+    """Characters of the completion that its tokens stand for: the divisor of bits per character."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """One record after the frozen layers."""
+
+    hidden: Tensor
+    """Shape (seq, width)."""
+    record: Encoded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A few records side by side, padded on the right, where causal attention never looks."""
+
+    hidden: Tensor
+    """Shape (batch, seq, width)."""
+    targets: Tensor
+    """Next token of each position, shape (batch, seq)."""
+    weights: Tensor
+    """Shape (batch, seq): 1 at positions whose next token belongs to the completion."""
+
+
+def encode(tokenizer: Any, prompt: str, answer: str, *, max_tokens: int = MAX_TOKENS) -> Encoded:
+    """A record as the model will be asked for it: a chat turn, or plain text where there is no prompt.
+
+    The chat markers are written here, not by the template, because that adds a system prompt of its own.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer with ChatML markers.
+        prompt: What was asked; may be empty.
+        answer: The completion, cut at `max_tokens` tokens. Its end is learned only where nothing was cut.
+        max_tokens: Largest number of completion tokens.
+    """
+
+    def tokens(text: str) -> list[int]:
+        # A person's text that spells a control marker stays text: it can neither end a turn nor begin one.
+        return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    def marker(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    if prompt:
+        before = marker("<|im_start|>user\n") + tokens(prompt)[-MAX_PROMPT_TOKENS:]
+        before += marker("<|im_end|>\n<|im_start|>assistant\n")
+    else:
+        before = marker("<|endoftext|>")  # What separates documents in the pre-training text.
+    full = tokens(answer)
+    end = marker("<|im_end|>")  # Also where it is not used: the tokenizer must be left reading markers as markers.
+    kept = full[:max_tokens]
+    whole = len(kept) == len(full)
+    characters = len(answer) if whole else len(tokenizer.decode(kept))
+    return Encoded(
+        ids=(*before, *kept, *(end if whole else ())),
+        completion=len(before),
+        characters=max(1, characters),
+    )
+
+
+@torch.no_grad()
+def prefixes(model: Any, records: Sequence[Encoded], *, cut: int, batch: int = 16) -> Iterator[Prefix]:
+    """Run the frozen layers once over all records, in their order.
+
+    Args:
+        model: A Hugging Face causal language model of the Llama family.
+        records: Any number.
+        cut: Number of layers below the first adapted one.
+        batch: Records at a time.
+    """
+    for start in range(0, len(records), batch):
+        group = records[start : start + batch]
+        ids = torch.zeros(len(group), max(len(record.ids) for record in group), dtype=torch.long)  # (batch, seq)
+        for row, record in enumerate(group):
+            ids[row, : len(record.ids)] = torch.tensor(record.ids)
+        hidden = _layers(model, model.model.embed_tokens(ids), 0, cut)  # (batch, seq, width)
+        for row, record in enumerate(group):
+            yield Prefix(hidden=hidden[row, : len(record.ids)].clone(), record=record)
+
+
+def collate(group: Sequence[Prefix]) -> Batch:
+    """Records side by side."""
+    length, width = max(len(prefix.hidden) for prefix in group), group[0].hidden.shape[-1]
+    hidden = group[0].hidden.new_zeros(len(group), length, width)
+    targets = torch.zeros(len(group), length, dtype=torch.long)
+    weights = torch.zeros(len(group), length, dtype=hidden.dtype)
+    for row, prefix in enumerate(group):
+        ids, first = prefix.record.ids, prefix.record.completion
+        hidden[row, : len(ids)] = prefix.hidden
+        targets[row, : len(ids) - 1] = torch.tensor(ids[1:])
+        weights[row, first - 1 : len(ids) - 1] = 1.0
+    return Batch(hidden=hidden, targets=targets, weights=weights)
+
+
+def _layers(model: Any, hidden: Tensor, first: int, last: int) -> Tensor:
+    if model.config._attn_implementation != "sdpa":  # Others see the future where no mask is given.
+        raise TrainingError("the model's attention is not causal without a mask; call set_attn_implementation('sdpa')")
+    positions = torch.arange(hidden.shape[1])[None]
+    angles = model.model.rotary_emb(hidden, positions)
+    for layer in model.model.layers[first:last]:
+        made = layer(hidden, attention_mask=None, position_ids=positions, position_embeddings=angles)
+        hidden = made[0] if isinstance(made, tuple) else made
+    return hidden
+
+
+def _suffix(model: Any, hidden: Tensor, cut: int) -> Tensor:
+    final: Tensor = model.model.norm(_layers(model, hidden, cut, len(model.model.layers)))
+    return final  # (batch, seq, width)
+
+
+def completion_losses(model: Any, batch: Batch, *, cut: int) -> Tensor:
+    """Loss of each record in nats, shape (batch,): the sum over its completion tokens."""
+    hidden = _suffix(model, batch.hidden, cut)
+    return frozen_head_loss(hidden, model.lm_head.weight, batch.targets, batch.weights, chunk=HEAD_CHUNK)
+
+
+@torch.no_grad()
+def token_scores(model: Any, batch: Batch, *, cut: int) -> tuple[Tensor, Tensor]:
+    """Of each completion token: loss in nats, and 1 where the most likely token was the true one.
+
+    Returns:
+        Two tensors of shape (batch, seq), zero outside completions.
+    """
+    hidden, counted = _suffix(model, batch.hidden, cut), batch.weights > 0
+    rows, targets = hidden[counted], batch.targets[counted]
+    losses, right = rows.new_zeros(len(rows)), rows.new_zeros(len(rows))
+    for start in range(0, len(rows), HEAD_CHUNK):
+        chunk = slice(start, start + HEAD_CHUNK)
+        logits = rows[chunk] @ model.lm_head.weight.t()  # (chunk, vocab)
+        losses[chunk] = torch.nn.functional.cross_entropy(logits, targets[chunk], reduction="none")
+        right[chunk] = (logits.argmax(1) == targets[chunk]).to(rows.dtype)
+    empty = torch.zeros_like(batch.weights)
+    return empty.masked_scatter(counted, losses), empty.masked_scatter(counted, right)

@@ -1,0 +1,51 @@
+"""What a night will do, fixed before it looks at any private record: adapter kind, budget, steps, step sizes."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from privacy import DpSgdRun, noise_multiplier
+
+__all__ = ["NightPlan"]
+
+FORMAT = "plan/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NightPlan:
+    """Public settings of one night. Nothing here may be chosen by looking at private records."""
+
+    kind: str = "basis"
+    """Adapter kind, one of personalize.trainable.KINDS."""
+    epsilon: float = 2.0
+    """Epsilon of this night for each record of it, in nats, > 0."""
+    delta: float = 1e-5
+    """Probability, in (0, 1e-5]."""
+    steps: int = 4
+    """Steps of the night, ≥ 1."""
+    sampling_rate: float = 1.0
+    """Chance that a record joins a step; 1 is the full batch, right below about 1,000 records."""
+    clip_norm: float = 5.0
+    """Largest gradient norm of one record, in nats per unit of parameter, > 0."""
+    step_size: float = 0.4
+    """`basis`: fraction of the estimated optimum that a step goes, in (0, 1]. Other kinds: Adam's rate."""
+    rehearsal_weight: float = 0.1
+    """Weight of the public gradient beside the private one, ≥ 0."""
+    rehearsal_per_step: int = 24
+    """Public texts rehearsed at each step, ≥ 0."""
+    max_tokens: int = 48
+    """Completion tokens of a record that are learned."""
+
+    def run(self) -> DpSgdRun:
+        """The event to reserve: the least noise that keeps this night within its epsilon and delta."""
+        noise = noise_multiplier(
+            epsilon=self.epsilon, delta=self.delta, sampling_rate=self.sampling_rate, steps=self.steps
+        )
+        return DpSgdRun(
+            noise_multiplier=noise, sampling_rate=self.sampling_rate, steps=self.steps, clip_norm=self.clip_norm
+        )
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical plan: what the ledger binds a reservation to."""
+        body = json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True, separators=(",", ":"))
+        return "sha256:" + hashlib.sha256(body.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Command lines in, answers on stdout out: one file a reader."""

@@ -1,0 +1,74 @@
+"""Options and progress that several commands share."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+__all__ = ["Tell", "answer", "home_option", "json_option", "one_source", "shown_progress", "source_options"]
+
+Command = Callable[..., Any]
+Tell = Callable[[str, int, int], None]
+"""Told (what is done now, done, total)."""
+
+home_option = click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=lambda: os.environ.get("LIMBECK_HOME"),
+    help="Folder of experience, ledger and adapters. [LIMBECK_HOME, else the user's data folder]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+
+
+def source_options(command: Command) -> Command:
+    """Where a person's text comes from: at most one of four."""
+    existing = click.Path(path_type=Path)
+    options = (
+        click.option("--git", type=existing, help="A git repository: commit messages, touched files as prompt."),
+        click.option("--author", help="With --git: e-mail address of the author. [whoever wrote most]"),
+        click.option("--mbox", type=existing, help="A mailbox file: what its main author wrote."),
+        click.option("--jsonl", type=existing, help="A file of JSON objects with answer, prompt and at."),
+        click.option("--text", type=existing, help="A text file: its paragraphs."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def one_source(**paths: Path | None) -> None:
+    """Refuse more than one source.
+
+    Raises:
+        click.UsageError: Two or more were given.
+    """
+    given = [f"--{name}" for name, path in paths.items() if path is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)} were given; choose one source")
+
+
+def answer(facts: dict[str, Any], words: str, *, as_json: bool) -> None:
+    """Print the answer on stdout, as JSON or as words."""
+    click.echo(json.dumps(facts, ensure_ascii=False) if as_json else words)
+
+
+@contextmanager
+def shown_progress() -> Iterator[Tell]:
+    """A progress bar on stderr; yields a function to tell it (what is done now, done, total)."""
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, Any] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield tell

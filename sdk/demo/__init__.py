@@ -1,0 +1,1 @@
+"""A person's text in, one night of private learning with its report out."""

@@ -1,0 +1,235 @@
+"""One person's text in; one private night out: what it gained, what it forgot, what it spent.
+
+The flow is `run`. What is private goes through personalize.Learner and its ledger, in a home of its own; the two
+controls (no privacy, another person) are trained beside it and thrown away.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from personalize import rehearsal
+from personalize.adapter import Adapter
+from personalize.experience import Experience
+from personalize.forward import encode, prefixes
+from personalize.home import Home
+from personalize.learner import LIFETIME, Base, Learner, NightReport
+from personalize.plan import NightPlan
+from personalize.train import train
+from personalize.trainable import trainable
+from sdk.build.basis import DomainPack, learn_domain, pack_key
+from sdk.bundle import Bundle, cache_folder
+from sdk.demo.person import Person, spread
+from sdk.demo.scores import Held, Score
+from sdk.device.night import base_of, plan_of
+from sdk.errors import BasisError
+
+__all__ = ["NightResult", "Pace", "run"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is done now, done, total)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How much of the text a demo takes, so that it ends in minutes."""
+
+    train_records: int | None = 240
+    """Records learned from, evenly spread over time; None takes all."""
+    test_records: int | None = 60
+    """Later records tested on; None takes all."""
+    probes_per_leg: int | None = 60
+    """Public probe items of each leg; None takes all."""
+
+    @classmethod
+    def full(cls) -> "Pace":
+        """Everything."""
+        return cls(train_records=None, test_records=None, probes_per_leg=None)
+
+
+@dataclass
+class _Clock:
+    """Seconds of each phase."""
+
+    phases: list[dict[str, Any]] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.phases.append({"name": name, "seconds": round(time.monotonic() - start, 2)})
+
+
+NightResult = dict[str, Any]
+"""What `limbeck demo --json` prints."""
+
+
+def run(
+    bundle: Bundle,
+    person: Person,
+    plan: NightPlan,
+    *,
+    home: Path,
+    pace: Pace,
+    nights: int = 1,
+    progress: Progress = lambda what, done, total: None,
+) -> NightResult:
+    """Live one person's nights and measure them on their later text.
+
+    Args:
+        bundle: The base model.
+        person: Text, controls and, where there is, public text of the same kind.
+        plan: Settings of each night. Where there is no public text to take a basis from, the plan of an app.
+        home: A new folder for the demo's own store, ledger and adapters.
+        pace: How much of the text is used.
+        nights: Number of wall-clock blocks that the earlier text is split into; each is one night.
+        progress: Told what is done now.
+    """
+    clock = _Clock()
+    with clock.phase("open the base model"):
+        base = base_of(bundle, probes_per_leg=pace.probes_per_leg)
+    if person.public:
+        with clock.phase("learn from other people's public text"):
+            pack = _domain(base, person, plan, progress)
+        base = replace(base, start=pack.start, basis=pack.basis)
+    else:
+        plan = plan_of(epsilon=plan.epsilon, delta=plan.delta)  # Nobody public taught a basis for this kind of text.
+    mine = spread(person.train, pace.train_records)
+    later = spread(person.test, pace.test_records)
+    with clock.phase("private nights"):
+        learner = Learner(Home.open(home), base, night_of=_equal_nights(mine, nights))
+        try:
+            learner.remember(mine)
+            reports = [
+                learner.learn(plan, blocks=[block], progress=_named(progress, f"night {number + 1} of {nights}"))
+                for number, block in enumerate(learner.store.blocks(trained=False))
+            ]
+            learned = learner.shelf.load(base_digest=base.digest) or base.start or base.bare()
+        finally:
+            learner.close()
+    with clock.phase("same night without privacy"):
+        free = _control(base, plan, mine, private=False, progress=_named(progress, "without privacy"))
+    with clock.phase("another person's night"):
+        other = spread(person.wrong[: -(len(person.wrong) // 5)], len(mine))
+        wrong = _control(base, plan, other, private=True, progress=_named(progress, "another person"))
+    with clock.phase("test on later text"):
+        arms = {"base": base.bare(), "adapter": learned, "wrong_user": wrong, "nonprivate": free}
+        if base.start is not None:
+            arms["start"] = base.start
+        scores = _scores(base, plan, later, arms, progress)
+    return _result(person, plan, reports, scores, clock, mine=len(mine), later=len(later))
+
+
+def _domain(base: Base, person: Person, plan: NightPlan, progress: Progress) -> DomainPack:
+    """The public pack of this kind of text, from the cache or learned now."""
+    folder = cache_folder() / "domains" / pack_key(base, person.public)
+    try:
+        return DomainPack.load(folder, base_digest=base.digest)
+    except BasisError:
+        pack = learn_domain(base, person.public, max_tokens=plan.max_tokens, progress=progress)
+        pack.save(folder)
+        return pack
+
+
+def _equal_nights(records: list[Experience], nights: int) -> Callable[[datetime], str]:
+    """Wall-clock blocks of equal length from the first record's time to the last one's: times are public."""
+    first, last = records[0].at, records[-1].at
+
+    def night_of(at: datetime) -> str:
+        share = (at - first) / (last - first) if last > first else 0.0
+        return f"night-{min(nights, 1 + int(share * nights)):02d}"
+
+    return night_of
+
+
+def _control(base: Base, plan: NightPlan, records: list[Experience], *, private: bool, progress: Progress) -> Adapter:
+    """The same night outside the ledger: on public text, or without privacy for comparison. Never admitted."""
+    mine = [encode(base.tokenizer, item.prompt, item.answer, max_tokens=plan.max_tokens) for item in records]
+    mine.sort(key=lambda record: len(record.ids))
+    rows = list(prefixes(base.model, mine, cut=base.spec.cut))
+    texts = rehearsal.anchors(base.rehearsal, base.tokenizer, count=plan.steps * plan.rehearsal_per_step)
+    public = list(prefixes(base.model, texts, cut=base.spec.cut))
+    parts = trainable(plan.kind, base.start or base.bare(), model=base.model, basis=base.basis)
+    run = plan.run() if private else None
+    return train(
+        base.model, parts, rows, public, plan, run=run, progress=lambda done, steps: progress("learning", done, steps)
+    )
+
+
+def _scores(
+    base: Base, plan: NightPlan, later: list[Experience], arms: dict[str, Adapter], progress: Progress
+) -> dict[str, Score]:
+    pairs = [(item.prompt, item.answer) for item in later]
+    held = Held(base.model, base.tokenizer, pairs, cut=base.spec.cut, max_tokens=plan.max_tokens)
+    scores = {}
+    for done, (arm, adapter) in enumerate(arms.items()):
+        progress("testing on later text", done, len(arms))
+        scores[arm] = held.score(adapter)
+    return scores
+
+
+def _named(progress: Progress, prefix: str) -> Progress:
+    return lambda what, done, total: progress(f"{prefix}: {what}", done, total)
+
+
+def _result(
+    person: Person,
+    plan: NightPlan,
+    reports: list[NightReport],
+    scores: dict[str, Score],
+    clock: _Clock,
+    *,
+    mine: int,
+    later: int,
+) -> NightResult:
+    last = reports[-1]
+    began_at = scores.get("start", scores["base"])
+    gains = (began_at.bits - scores["adapter"].bits) / began_at.characters
+    result: NightResult = {
+        "person": person.name,
+        "source": person.source,
+        "wrong_user": person.wrong_name,
+        "records": mine + later,
+        "train_records": mine,
+        "test_records": later,
+        "nights": len(reports),
+    }
+    for arm, score in scores.items():
+        result[f"{arm}_bits_per_char"] = score.bits_per_char
+        result[f"{arm}_next_word_accuracy"] = score.next_word_accuracy
+    return result | {
+        "intervals": {arm: list(score.interval()) for arm, score in scores.items()},
+        "gain": dict(zip(("mean", "low", "high"), scores["adapter"].gain_over(began_at), strict=True)),
+        "gain_over_wrong_user": dict(
+            zip(("mean", "low", "high"), scores["adapter"].gain_over(scores["wrong_user"]), strict=True)
+        ),
+        "gains": gains.tolist(),
+        "kind": plan.kind,
+        "epsilon": max(report.epsilon for report in reports),
+        "epsilon_pld": max(report.epsilon_pld for report in reports),
+        "delta": last.delta,
+        "unit": last.unit,
+        "neighbours": last.neighbours,
+        "epsilon_left": last.epsilon_left,
+        "lifetime_budget": LIFETIME.epsilon,
+        "noise_multiplier": last.noise_multiplier,
+        "steps": last.steps,
+        "retention": last.to_dict()["retention"],
+        "admitted": last.verdict.admitted,
+        "alpha": last.verdict.alpha,
+        "phases": clock.phases,
+        "seconds": round(time.monotonic() - clock.began, 1),
+        "peak_megabytes": round(_peak_bytes() / 1e6, 1),
+    }
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts kilobytes.

@@ -1,0 +1,104 @@
+"""What an app calls: answer, stream, remember, learn, on the device."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from personalize import Experience, Home
+from personalize.adapter import Adapter, attached
+from personalize.learner import Learner, NightReport
+from personalize.plan import NightPlan
+from personalize.shelf import Shelf
+from sdk.bundle import Bundle, default_bundle
+from sdk.device.night import base_of, plan_of
+from sdk.device.runtime import Runtime
+
+__all__ = ["Assistant"]
+
+
+class Assistant:
+    """A base model with the newest admitted adapter of one home."""
+
+    def __init__(self, runtime: Runtime, home: Home, *, adapter: bool = True) -> None:
+        """Use `open`.
+
+        Args:
+            runtime: The loaded base.
+            home: Where experience, ledger and adapters are kept.
+            adapter: Whether to answer with the adapter in use.
+        """
+        self._runtime, self._home, self._wanted = runtime, home, adapter
+        self.adapter_name: str | None = None
+        self._adapter: Adapter | None = None
+        self._reload()
+
+    @classmethod
+    def open(cls, home: Path | None = None, *, bundle: Bundle | None = None, adapter: bool = True) -> "Assistant":
+        """Open the base model and the home.
+
+        Args:
+            home: The home's folder; default: LIMBECK_HOME, else the user's data folder.
+            bundle: The base; default: the shipped one, else the one in the cache.
+            adapter: False answers with the bare base.
+
+        Raises:
+            NoBaseError: There is no base on this machine yet; `limbeck build base` makes one.
+            BaseMismatchError: The adapter in use was learned on another base.
+        """
+        return cls(Runtime.open(bundle or default_bundle()), Home.open(home), adapter=adapter)
+
+    def respond(self, prompt: str, *, max_new_tokens: int = 128, temperature: float = 0.0) -> str:
+        """The whole answer to a prompt; arguments and errors as `stream`."""
+        return "".join(self.stream(prompt, max_new_tokens=max_new_tokens, temperature=temperature))
+
+    def stream(self, prompt: str, *, max_new_tokens: int = 128, temperature: float = 0.0) -> Iterator[str]:
+        """The answer to a prompt, piece by piece.
+
+        Args:
+            prompt: One user turn.
+            max_new_tokens: The answer stops here at the latest, in tokens.
+            temperature: 0 takes the likeliest token.
+
+        Raises:
+            PromptTooLongError: Prompt and answer pass the model's context.
+            GenerationError: The arguments are out of range.
+        """
+        with self._attached():
+            yield from self._runtime.stream(prompt, max_new_tokens, temperature=temperature)
+
+    def remember(self, *, prompt: str, answer: str, contact: str | None = None) -> str:
+        """Keep one experience for the next night, encrypted on this device; returns its id."""
+        learner = Learner(self._home, None)
+        try:
+            kept = Experience(prompt=prompt, answer=answer, contact=contact, at=datetime.now(UTC))
+            return learner.remember([kept])[0]
+        finally:
+            learner.close()
+
+    def learn(self, plan: NightPlan | None = None) -> NightReport:
+        """Learn from what is fresh: private, gated, reversible. Later answers use what was admitted.
+
+        Raises:
+            PersonalizeError, PrivacyError: Refused or failed; the adapter before still answers.
+        """
+        learner = Learner(self._home, base_of(self._runtime.bundle, runtime=self._runtime))
+        try:
+            report = learner.learn(plan or plan_of())
+        finally:
+            learner.close()
+        self._reload()
+        return report
+
+    def _reload(self) -> None:
+        shelf = Shelf(self._home)
+        self._adapter = shelf.load(base_digest=self._runtime.bundle.base_digest) if self._wanted else None
+        self.adapter_name = shelf.in_use if self._adapter else None
+
+    @contextmanager
+    def _attached(self) -> Iterator[None]:
+        if self._adapter is None:
+            yield
+            return
+        with attached(self._runtime.model, self._adapter):
+            yield

@@ -155,13 +155,31 @@ class Adapter:
             for name, value in tensors.items():
                 site, factor = name.removeprefix(_PEFT_PREFIX).removesuffix(".weight").rsplit(".", 1)
                 (a if factor == "lora_A" else b)[site] = value
-            if a.keys() != b.keys() or len(a) != len(spec.layers) * len(spec.targets):
+            if not _whole(spec, a, b):
                 raise AdapterError(
-                    f"adapter {folder.name} has {len(a)} A and {len(b)} B factors; it is damaged, learn again"
+                    f"adapter {folder.name} has {len(a)} A and {len(b)} B factors, not one finite pair of rank "
+                    f"{spec.rank} for each map; it is damaged, roll back or learn again"
                 )
             return cls(spec=spec, fits_base=card["fits_base"], a=a, b=b, kind=str(card["kind"]))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as cause:
             raise AdapterError(f"adapter {folder.name} cannot be read ({cause}); roll back or learn again") from cause
+
+
+def _whole(spec: AdapterSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Whether the factors are those of the spec: each map once, both of its rank, every number finite."""
+    places = [
+        [site for site in a if site.startswith(f"model.layers.{layer}.") and site.endswith(f".{target}")]
+        for layer in spec.layers
+        for target in spec.targets
+    ]
+    if a.keys() != b.keys() or len(a) != len(places) or any(len(found) != 1 for found in places):
+        return False
+    return all(
+        a[site].dim() == b[site].dim() == 2
+        and a[site].shape[0] == b[site].shape[1] == spec.rank
+        and bool(a[site].isfinite().all() and b[site].isfinite().all())
+        for site in a
+    )
 
 
 def _sync(path: Path) -> None:

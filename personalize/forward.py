@@ -141,10 +141,21 @@ def _suffix(model: Any, hidden: Tensor, cut: int) -> Tensor:
     return final  # (batch, seq, width)
 
 
-def completion_losses(model: Any, batch: Batch, *, cut: int) -> Tensor:
-    """Loss of each record in nats, shape (batch,): the sum over its completion tokens."""
-    hidden = _suffix(model, batch.hidden, cut)
-    return frozen_head_loss(hidden, model.lm_head.weight, batch.targets, batch.weights, chunk=HEAD_CHUNK)
+def completion_losses(model: Any, batch: Batch, *, cut: int, head_rows: int | None = None) -> Tensor:
+    """Loss of each record in nats, shape (batch,): the sum over its completion tokens.
+
+    Args:
+        model: The base, with or without adapters.
+        batch: Records after the frozen layers.
+        cut: Number of frozen layers.
+        head_rows: Look only at the first so many tokens of the vocabulary, which are its commonest because merges are
+            numbered in the order they were learned; positions whose next token is another count nothing. A public
+            choice that makes a training step cheaper; None, for every measurement, looks at all.
+    """
+    hidden, head, weights = _suffix(model, batch.hidden, cut), model.lm_head.weight, batch.weights
+    if head_rows is not None and head_rows < len(head):
+        head, weights = head[:head_rows], weights * (batch.targets < head_rows)
+    return frozen_head_loss(hidden, head, batch.targets, weights, chunk=HEAD_CHUNK)
 
 
 @torch.no_grad()

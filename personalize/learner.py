@@ -25,7 +25,7 @@ from personalize.shelf import Shelf
 from personalize.sources import MIN_RECORDS
 from personalize.store import Forgotten, Record, Store
 from personalize.train import train
-from personalize.trainable import Basis, trainable
+from personalize.trainable import Basis, Trainable, trainable
 from privacy import Budget, BudgetExhaustedError, DeviceKey, Ledger, Receipt
 from privacy import epsilon as epsilon_of
 from privacy.anchor import open_anchor
@@ -176,7 +176,8 @@ class Learner:
 
         Raises:
             HomeBusyError: Another process is learning; nothing was started.
-            TrainingError: Too few fresh records; nothing was reserved.
+            TrainingError, AdapterError, ProbeError: Too few fresh records, or the base, the adapter in use or the plan
+                does not fit the others; nothing was reserved.
             BudgetExhaustedError: The night would pass the lifetime budget; nothing was reserved.
             PersonalizeError, PrivacyError: Training or the gate failed; what was reserved stays spent, the adapter in
                 use stays in use.
@@ -185,17 +186,19 @@ class Learner:
         with self.home.lock():
             fresh_records = [item for item in self.store.fresh() if blocks is None or item.block in blocks]
             records = self._affordable(fresh_records, plan)
+            current = self.shelf.load(base_digest=base.digest) or base.start or base.bare()
+            parts = trainable(plan.kind, current, model=base.model, basis=base.basis)
+            probes = base.gate()  # Whatever can be refused is refused before anything is charged.
             receipt = self._reserve(plan, records)  # Charged first: a crash wastes budget and never overspends it.
             outcome = "crashed"
             try:
-                current = self.shelf.load(base_digest=base.digest) or base.start or base.bare()
-                candidate = self._train(base, plan, receipt, current, records, progress)
+                candidate = self._train(base, plan, receipt, parts, records, progress)
                 verdict, admitted = retention.admit(
                     base.model,
                     current=current,
                     candidate=candidate,
                     base=base.bare(),
-                    probes=base.gate(),
+                    probes=probes,
                     progress=lambda alpha: progress("checking", retention.ALPHAS.index(alpha), len(retention.ALPHAS)),
                 )
                 self.store.mark_trained([record.id for record in records], receipt.id)
@@ -240,33 +243,24 @@ class Learner:
             raise TrainingError(
                 f"{len(records)} fresh records, a night needs {MIN_RECORDS}; remember {MIN_RECORDS - len(records)} more"
             )
-        if not 0 < plan.epsilon <= LIFETIME.epsilon:
-            raise TrainingError(
-                f"epsilon {plan.epsilon:g} is outside the policy (above 0, at most the lifetime budget of "
-                f"{LIFETIME.epsilon:g}); lower --epsilon"
-            )
-        if not 0 < plan.delta <= LIFETIME.delta:
-            raise TrainingError(
-                f"delta {plan.delta:g} is outside the policy (at most {LIFETIME.delta:g}); lower --delta"
-            )
-        spent = self.ledger.spent_by_block()
-        able = [item for item in records if spent.get(item.block, 0.0) + plan.epsilon <= LIFETIME.epsilon + 1e-9]
+        blocks = _blocks_of(records)
+        fitting = set(self.ledger.affordable(plan.run(), blocks=blocks))
+        able = [item for item in records if item.block in fitting]
         if len(able) < MIN_RECORDS:
-            raise BudgetExhaustedError(
-                wanted=plan.epsilon, left=self.ledger.left(blocks=[item.block for item in records])
-            )
+            raise BudgetExhaustedError(wanted=plan.epsilon, left=self.ledger.left(blocks=blocks))
         return able
 
     def _reserve(self, plan: NightPlan, records: Sequence[Record]) -> Receipt:
-        blocks = list(dict.fromkeys(record.block for record in records))
-        return self.ledger.reserve(plan.run(), blocks=blocks, plan_digest=plan.digest(), records=len(records))
+        return self.ledger.reserve(
+            plan.run(), blocks=_blocks_of(records), plan_digest=plan.digest(), records=len(records)
+        )
 
     def _train(
         self,
         base: Base,
         plan: NightPlan,
         receipt: Receipt,
-        current: Adapter,
+        parts: Trainable,
         records: Sequence[Record],
         progress: Progress,
     ) -> Adapter:
@@ -283,7 +277,6 @@ class Learner:
         wanted = plan.steps * plan.rehearsal_per_step if plan.rehearsal_weight > 0 else 0
         texts = rehearsal.anchors(base.rehearsal, base.tokenizer, count=wanted, seed=len(self.ledger.entries()))
         public = list(prefixes(base.model, texts, cut=base.spec.cut))
-        parts = trainable(plan.kind, current, model=base.model, basis=base.basis)
 
         def draw() -> None:
             self.ledger.draw(receipt)
@@ -327,6 +320,10 @@ class Learner:
         if admitted:
             self.shelf.put(admitted, f"night-{receipt.id}", {"night": report.to_dict(), "plan": asdict(plan)})
         return report
+
+
+def _blocks_of(records: Sequence[Record]) -> list[str]:
+    return list(dict.fromkeys(record.block for record in records))
 
 
 def require_policy(plan: NightPlan) -> None:

@@ -33,7 +33,9 @@ class NightPlan:
     """Weight of the public gradient beside the private one, ≥ 0."""
     rehearsal_per_step: int = 24
     """Public texts rehearsed at each step, ≥ 0."""
-    max_tokens: int = 48
+    head_rows: int = 16_384
+    """Tokens of the vocabulary, the commonest first, that a training step looks at; measurements look at all."""
+    max_tokens: int = 40
     """Completion tokens of a record that are learned."""
 
     def run(self) -> DpSgdRun:

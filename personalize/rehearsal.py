@@ -26,13 +26,14 @@ def anchors(rows: Iterable[Mapping[str, Any]], tokenizer: Any, *, count: int, se
         seed: Another seed, another draw.
 
     Raises:
-        TrainingError: A row of another format; nothing was trained.
+        TrainingError: A row of another format or without a field; nothing was trained.
     """
     texts = list(rows)
     for row in texts:
-        if row.get("format") != FORMAT:
+        if row.get("format") != FORMAT or not {"prompt", "answer"} <= row.keys():
             raise TrainingError(
-                f"rehearsal text {row.get('id')} has format {row.get('format')!r}, not {FORMAT}; update limbeck"
+                f"rehearsal text {row.get('id')} has format {row.get('format')!r}, not {FORMAT}, or lacks a field; "
+                "update limbeck or rebuild the base bundle"
             )
     Random(seed).shuffle(texts)
     return [encode(tokenizer, str(row["prompt"]), str(row["answer"])) for row in texts[:count]]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from scipy import stats
 from torch import Tensor
 
@@ -98,8 +97,12 @@ def compare(
         raise ProbeError("base and candidate were probed on different legs; probe both again")
     verdicts = []
     for leg in before:
+        if before[leg].shape != after[leg].shape:
+            raise ProbeError(
+                f"leg {leg} has {len(before[leg])} scores before and {len(after[leg])} after; probe both again"
+            )
         difference = after[leg].double() - before[leg].double()  # (items,)
-        if before[leg].shape != after[leg].shape or len(difference) < 2 or not bool(difference.isfinite().all()):
+        if len(difference) < 2 or not bool(difference.isfinite().all()):
             raise ProbeError(
                 f"leg {leg} has {len(difference)} paired scores or one that is not finite; nothing is admitted"
             )
@@ -160,8 +163,3 @@ def admit(
             verdict = Verdict(alpha=alpha, legs=legs)
             return verdict, AdmittedAdapter(offered, verdict, proof=_PROOF)
     return Verdict(alpha=0.0, legs=legs), None
-
-
-def finite(adapter: Adapter) -> bool:
-    """Whether every number of an adapter is finite."""
-    return all(bool(torch.isfinite(value).all()) for value in (*adapter.a.values(), *adapter.b.values()))

@@ -50,9 +50,11 @@ class Shelf:
         if not name:
             return None
         try:
-            label = json.loads((self._folder(name) / "label.json").read_text())
-            return dict(label)
-        except (OSError, ValueError, TypeError) as cause:
+            label = dict(json.loads((self._folder(name) / "label.json").read_text()))
+            if label["format"] != LABEL_FORMAT:
+                raise AdapterError(f"the label of adapter {name} has format {label['format']!r}; update limbeck")
+            return label
+        except (OSError, ValueError, TypeError, KeyError) as cause:
             raise AdapterError(f"the label of adapter {name} cannot be read; roll back or learn again") from cause
 
     def put(self, admitted: AdmittedAdapter, name: str, label: dict[str, Any]) -> None:

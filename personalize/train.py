@@ -15,7 +15,7 @@ from personalize.errors import TrainingError
 from personalize.forward import Prefix, collate, completion_losses
 from personalize.plan import NightPlan
 from personalize.trainable import Coefficients, Trainable
-from privacy import DpSgd, DpSgdRun
+from privacy import DpSgd, DpSgdRun, require_independent_examples
 
 __all__ = ["Adam", "DampedStep", "train", "update_for"]
 
@@ -110,15 +110,18 @@ def train(
 
     Raises:
         TrainingError: A parameter is no longer finite; the old adapter stays.
-        privacy.errors.PrivacyError: The engine or the receipt refused a step; what was reserved stays spent.
+        privacy.errors.PrivacyError: The engine refused the model or a step, or the receipt did; what was reserved stays
+            spent.
     """
+    require_independent_examples(model)
     ordered = sorted(private, key=lambda prefix: len(prefix.record.ids))  # Equal lengths meet: less padding.
     engine = DpSgd(run, records=len(ordered), parameters=parts.parameters) if run else None
     update = update_for(parts, plan, records=len(ordered), noise=run.noise_multiplier if run else 0.0)
     cut = parts.start.spec.cut
 
     def losses_of(indices: Sequence[int]) -> Tensor:
-        return completion_losses(model, collate([ordered[index] for index in indices]), cut=cut)
+        batch = collate([ordered[index] for index in indices])
+        return completion_losses(model, batch, cut=cut, head_rows=plan.head_rows)
 
     with parts.attached(model):
         for step in range(plan.steps):
@@ -149,7 +152,8 @@ def _rehearsed(model: Any, parts: Trainable, public: Sequence[Prefix], plan: Nig
     chosen = [public[(first + index) % len(public)] for index in range(plan.rehearsal_per_step)]
 
     def losses_of(indices: Sequence[int]) -> Tensor:
-        return completion_losses(model, collate([chosen[index] for index in indices]), cut=parts.start.spec.cut)
+        batch = collate([chosen[index] for index in indices])
+        return completion_losses(model, batch, cut=parts.start.spec.cut, head_rows=plan.head_rows)
 
     return _summed(parts, losses_of, range(len(chosen)), len(chosen))
 

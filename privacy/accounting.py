@@ -34,9 +34,25 @@ from privacy.events import (
     LaplaceRelease,
     MatrixFactorisationRun,
     Neighbours,
+    Unit,
 )
 
-__all__ = ["MAX_EVENTS", "VALIDITY", "Accountant", "Mechanism", "epsilon", "group", "noise_multiplier", "rdp_curve"]
+__all__ = [
+    "MAX_EVENTS",
+    "VALIDITY",
+    "Accountant",
+    "Groups",
+    "Mechanism",
+    "check_delta",
+    "curve_of",
+    "epsilon",
+    "epsilon_of",
+    "gaussian_epsilon",
+    "group",
+    "noise_multiplier",
+    "rdp_curve",
+    "reduce",
+]
 
 Accountant = Literal["pld", "rdp"]
 
@@ -139,9 +155,13 @@ def _take(events: Iterable[Event]) -> list[Event]:
     return listed
 
 
-def rdp_curve(events: Event | Iterable[Event] | Groups) -> rdp.Curve:
+def rdp_curve(events: Event | Iterable[Event]) -> rdp.Curve:
     """Return the Renyi divergence (nats) of all `events` together, at `rdp.ORDERS`."""
-    groups = events if isinstance(events, Counter) else group(events)
+    return curve_of(group(events))
+
+
+def curve_of(groups: Groups) -> rdp.Curve:
+    """Return the Renyi divergence (nats) of grouped events together, at `rdp.ORDERS`."""
     total = np.zeros(len(rdp.ORDERS))
     for mechanism in sorted(groups):  # A fixed order of addition, so the order of the events cannot show.
         total = total + groups[mechanism] * mechanism.curve()
@@ -149,7 +169,7 @@ def rdp_curve(events: Event | Iterable[Event] | Groups) -> rdp.Curve:
 
 
 def epsilon(
-    events: Event | Iterable[Event] | Groups,
+    events: Event | Iterable[Event],
     *,
     delta: float,
     accountant: Accountant = "pld",
@@ -171,10 +191,19 @@ def epsilon(
         AccountingError: delta is impossible or above 1 / records, or a mechanism has no sound bound.
     """
     check_delta(delta, records)
-    groups = events if isinstance(events, Counter) else group(events)
+    return epsilon_of(group(events), delta, accountant)
+
+
+def epsilon_of(groups: Groups, delta: float, accountant: Accountant) -> float:
+    """Return the same as `epsilon` for events that were grouped before, of one unit and relation.
+
+    Raises:
+        AccountingError: delta is impossible, or the accountant unknown.
+    """
+    check_delta(delta)
     if not groups:
         return 0.0
-    enforced = rdp.epsilon_from_rdp(rdp_curve(groups), delta)
+    enforced = rdp.epsilon_from_rdp(curve_of(groups), delta)
     if accountant == "rdp":
         return enforced
     if accountant == "pld":
@@ -263,8 +292,9 @@ def noise_multiplier(
     sampling_rate: float,
     steps: int,
     accountant: Accountant = "rdp",
+    unit: Unit = Unit.RECORD,
     neighbours: Neighbours = Neighbours.ZERO_OUT,
-    prior: Iterable[Event] = (),
+    prior: Event | Iterable[Event] = (),
 ) -> float:
     """Return the least noise multiplier with which a run of `steps` holds `epsilon` at `delta`.
 
@@ -274,28 +304,29 @@ def noise_multiplier(
         sampling_rate: Chance that one unit joins one step, in (0, 1].
         steps: Number of noisy sums, >= 1.
         accountant: Which figure must hold the budget.
+        unit: Unit of privacy.
         neighbours: Which datasets are compared.
-        prior: What was already spent on the same records.
+        prior: What was already spent on the same records, for the same unit and neighbours.
 
     Returns:
         Noise over clip norm, rounded up at the fourth significant digit, so that the budget holds.
 
     Raises:
         AccountingError: epsilon is not positive, or `prior` alone exceeds it, or no noise up to 1e6 suffices.
-        EventError: sampling_rate or steps is impossible.
+        EventError: sampling_rate or steps is impossible, or `prior` speaks of another unit or relation.
     """
     if not 0 < epsilon < math.inf:
         raise AccountingError(f"epsilon must be above 0, got {epsilon!r}")
-    before = group(prior)
 
-    def spends(noise: float) -> float:
-        run = DpSgdRun(noise_multiplier=noise, sampling_rate=sampling_rate, steps=steps, neighbours=neighbours)
-        return _epsilon(before + group(run), delta=delta, accountant=accountant)
+    def run(noise: float) -> DpSgdRun:
+        return DpSgdRun(
+            noise_multiplier=noise, sampling_rate=sampling_rate, steps=steps, unit=unit, neighbours=neighbours
+        )
 
-    return _least_noise(spends, epsilon)
-
-
-_epsilon = epsilon  # `noise_multiplier` has an argument of the same name.
+    spent = _take([prior] if isinstance(prior, Event) else prior)
+    group([*spent, run(1.0)])  # Refuses what speaks of another unit or relation.
+    before = group(spent)
+    return _least_noise(lambda noise: epsilon_of(before + group(run(noise)), delta, accountant), epsilon)
 
 
 def _least_noise(spends: Callable[[float], float], budget: float) -> float:

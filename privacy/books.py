@@ -4,10 +4,11 @@ Rules:
     1. A reservation is charged in full to each of its blocks, whatever happened afterwards; nothing is ever refunded.
     2. A record sits in one block and disjoint blocks compose in parallel, so a scope spent what its worst block spent.
     3. An account is held to its limit at one Renyi order, fixed by its first run, before any of its records was read.
-       That is a privacy filter: it stays sound when later runs react to earlier results. (A filter that may pick the
-       order afterwards is not known to be sound.) The figure that is reported is the best over all orders.
+       That is a privacy filter: it stays sound when later runs react to earlier results. A filter that may pick its
+       order afterwards is not known to be sound. The figure that is reported is the best over all orders.
 
-Sources: filter, arXiv:2103.01379, Theorem 1, and arXiv:2008.11193, Theorem 4.3; parallel composition, arXiv:0911.5708.
+Sources: filters at a fixed order, arXiv:2103.01379 and arXiv:2008.11193; why a filter over several is not free,
+arXiv:2602.15815; parallel composition, McSherry, SIGMOD 2009, Theorem 4.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from privacy import rdp
-from privacy.accounting import Accountant, Groups, epsilon, group, rdp_curve
+from privacy.accounting import Accountant, Groups, epsilon_of, group, rdp_curve
 from privacy.budget import MAX_DELTA, Budget
 from privacy.chain import STAYS_OFF, Entry, Head
 from privacy.errors import (
@@ -113,6 +114,7 @@ class Books:
         self.budgets: dict[str, Budget] = {}
         self.accounts: dict[AccountName, Account] = {}
         self.reservations: dict[str, Reservation] = {}
+        self.clock_behind_seconds = 0.0
 
     # What may be spent
 
@@ -147,6 +149,14 @@ class Books:
             if account.order is None:
                 orders[name.key] = order
         return orders
+
+    def fits(self, run: Event, *, blocks: Sequence[str], scope: str, caller: str, at: str) -> bool:
+        """Tell whether `admit` would admit `run`."""
+        try:
+            self.admit(run, blocks=blocks, scope=scope, caller=caller, at=at)
+        except BudgetExhaustedError:
+            return False
+        return True
 
     def _limits(
         self, budget: Budget, scope: str, blocks: Sequence[str], caller: str
@@ -217,7 +227,7 @@ class Books:
         delta = self.delta(name.scope)
         if accountant == "rdp":
             return rdp.epsilon_from_rdp(account.curve, delta)
-        return epsilon(account.groups, delta=delta, accountant=accountant)
+        return epsilon_of(account.groups, delta, accountant)
 
     def delta(self, scope: str) -> float:
         """Return the delta at which figures of `scope` are stated."""
@@ -261,7 +271,9 @@ class Books:
         if take is None or (entry.kind == "genesis") != (entry.seq == 1):
             raise LedgerFormatError(f"entry {entry.seq} is of unknown kind {entry.kind[:20]!r}; update limbeck")
         try:
-            take(entry, entry.facts())
+            facts = entry.facts()
+            self.clock_behind_seconds = max(self.clock_behind_seconds, float(facts.get("clock_behind_seconds", 0.0)))
+            take(entry, facts)
         except (KeyError, TypeError, ValueError, ReceiptError) as cause:
             raise LedgerTamperedError(
                 f"ledger does not verify: entry {entry.seq} contradicts itself; {STAYS_OFF}"

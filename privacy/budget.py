@@ -28,8 +28,8 @@ class Budget:
     """Most that all runs of the scope may spend together (nats), as if every run read every record. It bounds a person
     who is in all blocks, which `epsilon` does not. None: no such limit."""
     period_epsilon: float | None = None
-    """Most that the runs inside any `period_days` may spend together (nats). It renews with time, so it bounds the rate
-    of spending, never a lifetime. None: no such limit."""
+    """Most that the runs inside any `period_days` may spend together (nats). It renews with time (and early when the
+    clock is set forward), so it bounds the rate of spending, never a lifetime. None: no such limit."""
     period_days: int | None = None
     """Length of the sliding period, in days of the recorded clock, >= 1; given exactly when `period_epsilon` is."""
     caller_epsilon: float | None = None

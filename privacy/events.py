@@ -31,6 +31,8 @@ __all__ = [
 
 _Choice = TypeVar("_Choice", bound=Enum)
 
+MAX_AMOUNT = 1e9  # Noise beyond it drowns any signal, and both accountants lose their footing.
+MIN_RATE = 1e-12  # One unit in a trillion.
 MAX_STREAM = 1_000_000  # Steps of one correlated stream; its sensitivity is a sum over them.
 MAX_USES = 10**12  # More uses of one mechanism than any device makes; keeps sums inside floating point.
 
@@ -280,6 +282,8 @@ def _positive(name: str, value: object) -> float:
     number = _number(name, value)
     if number <= 0:
         raise EventError(f"{name} must be above 0, got {number:g}; without noise there is no guarantee")
+    if number > MAX_AMOUNT:
+        raise EventError(f"{name} must be at most {MAX_AMOUNT:g}, got {number:g}")
     return number
 
 
@@ -287,6 +291,8 @@ def _rate(name: str, value: object) -> float:
     number = _number(name, value)
     if not 0 < number <= 1:
         raise EventError(f"{name} must be in (0, 1], got {number:g}")
+    if number < MIN_RATE:
+        raise EventError(f"{name} must be at least {MIN_RATE:g}, got {number:g}; no step would ever meet a record")
     return number
 
 

@@ -128,7 +128,7 @@ class Ledger:
             LedgerBusyError, LedgerFullError: Nothing is recorded.
             LedgerError: The anchor could not be moved; the run is charged all the same, without a receipt.
 
-        Source: RDP composition, arXiv:1702.07476, Proposition 1; filter, arXiv:2103.01379, Theorem 1.
+        Source: RDP composition, arXiv:1702.07476, Proposition 1; filter at a fixed order, arXiv:2103.01379.
         """
         if not isinstance(run, Event):
             raise EventError(f"a run must be a privacy event, got {type(run).__name__}")
@@ -254,6 +254,9 @@ class Ledger:
     def left(self, scope: str = DEFAULT_SCOPE, blocks: Sequence[str] | None = None) -> float:
         """Return the epsilon (nats) that the budget's `epsilon` leaves, never below 0.
 
+        A guide, not a promise: composition is no sum, and `reserve` holds a block to its limit at one fixed order, so
+        equal runs fit more often than this says, and a very different run may fit a little less (`affordable`).
+
         Args:
             scope: Data scope.
             blocks: Which blocks are going to be read; None: the worst block so far.
@@ -266,6 +269,21 @@ class Ledger:
             spent = books.spent_by_block(scope)
             worst = max((spent.get(block, 0.0) for block in (spent if asked is None else asked)), default=0.0)
             return max(books.budget(scope).epsilon - worst, 0.0)
+
+    def affordable(
+        self, run: Event, *, blocks: Sequence[str], scope: str = DEFAULT_SCOPE, caller: str = "learner"
+    ) -> tuple[str, ...]:
+        """Return those of `blocks` that `run` would fit, each on its own; nothing is recorded.
+
+        The answer holds until somebody else spends: `reserve` decides.
+
+        Raises:
+            BudgetError: The scope has no budget, or one for another unit or relation.
+        """
+        named = _require_blocks(blocks)
+        with self._file.reading() as books:
+            at, _ = self._file.now()
+            return tuple(one for one in named if books.fits(run, blocks=[one], scope=scope, caller=caller, at=at))
 
     def budget(self, scope: str = DEFAULT_SCOPE) -> Budget:
         """Return the recorded budget of `scope`.
@@ -314,6 +332,12 @@ class Ledger:
     def rollback_protection(self) -> str:
         """Where the end of the ledger is remembered outside its file: keyring, file or none."""
         return self._file.anchor.place
+
+    @property
+    def clock_set_back_seconds(self) -> float:
+        """The furthest that the device's clock was ever found behind the newest entry; 0 when it never was."""
+        with self._file.reading() as books:
+            return books.clock_behind_seconds
 
     def verify(self) -> Head:
         """Check every entry, the tables, the head and the anchor again.

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,9 @@ class LedgerFile:
             self._db = Database(_connect(path, busy_seconds), recursive_triggers=True)
         try:
             self._begin_or_upgrade(remembered)
-            with self.reading():
-                pass
+            with self._transaction("deferred"):
+                self._require_schema()
+                self._catch_up()
             self._require_not_rolled_back(remembered)
             self.remember()
         except BaseException:
@@ -354,6 +356,7 @@ def _objects(db: Database) -> dict[tuple[str, str], str]:
     return {(kind, name): sql for kind, name, sql in rows}
 
 
+@lru_cache(maxsize=1)
 def _expected_objects() -> dict[tuple[str, str], str]:
     pattern = Database(memory=True)
     for step in SCHEMA:

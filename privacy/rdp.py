@@ -5,7 +5,7 @@ Rules:
     2. Every figure is an upper bound, never negative and never NaN; where a series fails, a proven bound replaces it.
 
 Sources: sampled Gaussian: Mironov, Talwar, Zhang 2019 (arXiv:1908.10530), sections 3.3 (integer and fractional orders);
-Laplace: Mironov 2017 (arXiv:1702.07476), table II.
+Laplace: Mironov 2017 (arXiv:1702.07476), Proposition 6.
 Conversion: Canonne, Kamath, Steinke 2020 (arXiv:2004.00010), Proposition 12.
 """
 
@@ -65,7 +65,7 @@ def gaussian(noise_multiplier: float) -> Curve:
 def laplace(scale: float) -> Curve:
     """Return the curve of one Laplace release whose noise scale is `scale` times the L1 sensitivity.
 
-    Source: arXiv:1702.07476, Table II; never above min(eps, order eps^2 / 2) (arXiv:1605.02065, Prop. 3.3).
+    Source: arXiv:1702.07476, Proposition 6; never above min(eps, order eps^2 / 2) (arXiv:1605.02065, Prop. 3.3).
     """
     pure = 1 / scale
     with np.errstate(over="ignore", invalid="ignore"):

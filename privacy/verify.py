@@ -39,7 +39,11 @@ MAX_EXPORT_BYTES = 256 * 1024 * 1024  # About 300,000 entries: centuries of nigh
 _TOLERANCE = 1e-6  # Relative: two implementations of the same series.
 _BESIDE_TOLERANCE = 0.01  # Relative: two loss grids may differ.
 MAX_ORDER = 1024.0
-_SERIES_SLACK = 1e-11  # dp-accounting drops terms below e^-30 of a log-moment; a hundred of them stay below this.
+MAX_STREAM = 1_000_000
+_MAX_BESIDE = 5_000.0  # Epsilon beyond which no loss grid fits in memory, and no figure means anything.
+_SERIES_SLACK = 1e-11  # Of a log-moment: dp-accounting drops terms below e^-30, and rounds log-binomials of size 1e3.
+_ROUNDING = 1e-15  # Of a divergence that is computed as the difference of numbers near 1.
+_TINY_PURE = 1e-4
 _FAINT = 1e-8  # A log-moment below this is rounding noise in any series of the size of 1.
 _FORMAT = "ledger_export/1"
 _FIELDS = ("seq", "at", "kind", "scope", "caller", "receipt", "body", "previous")
@@ -137,7 +141,7 @@ def verify_export(text: str, *, key: bytes | None = None, beside: bool = True) -
         )
     except ExportError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as cause:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError) as cause:
         raise ExportError(f"the export is malformed ({type(cause).__name__}); export the ledger again") from cause
     finally:
         log.setLevel(level)
@@ -267,30 +271,34 @@ def _mechanism(run: Mapping[str, Any]) -> tuple[Mechanism, int]:
         if rate < 1 and sensitivity != 1:
             raise ExportError("an entry samples under replace, for which no bound is known")
         name = "gaussian" if rate == 1 else "sampled"
-        return (name, run["noise_multiplier"] / sensitivity, rate), _whole(run["steps"])
+        return (name, _positive(run["noise_multiplier"]) / sensitivity, rate), _whole(run["steps"])
     if kind in ("gaussian_release/1", "gate_release/1"):
-        return ("gaussian", run["noise_multiplier"] / sensitivity, 1.0), _whole(run["count"])
+        return ("gaussian", _positive(run["noise_multiplier"]) / sensitivity, 1.0), _whole(run["count"])
     if kind == "laplace_release/1":
-        return ("laplace", run["scale"] / sensitivity, 1.0), _whole(run["count"])
+        return ("laplace", _positive(run["scale"]) / sensitivity, 1.0), _whole(run["count"])
     if kind == "matrix_factorisation_run/1" and run["neighbours"] != "add_or_remove":
-        return ("gaussian", run["noise_multiplier"] / sensitivity / _stream_sensitivity(run), 1.0), 1
+        return ("gaussian", _positive(run["noise_multiplier"]) / sensitivity / _stream_sensitivity(run), 1.0), 1
     raise ExportError(f"an entry holds a mechanism that cannot be verified: {str(kind)[:40]}")
 
 
 def _stream_sensitivity(run: Mapping[str, Any]) -> float:
-    """Sum the columns of the square root at the earliest participations, one by one (arXiv:2405.13763, Theorem 2)."""
+    """Sum the columns of the square root at the earliest participations (arXiv:2405.13763, Theorem 2)."""
     steps, bands, apart = _whole(run["steps"]), _whole(run["bands"]), _whole(run["min_separation"])
+    if not bands <= steps <= MAX_STREAM:
+        raise ExportError(f"an entry holds a stream of {str(steps)[:20]} steps, which no device makes")
     column = [1.0]
-    while len(column) < min(bands, steps):
-        column.append(column[-1] * (2 * len(column) - 1) / (2 * len(column)))
-    change = [0.0] * steps
-    for number in range(_whole(run["max_participations"])):
-        start = number * apart
-        if start >= steps:
-            break
-        for index, value in enumerate(column[: steps - start]):
-            change[start + index] += value
+    while len(column) < steps:
+        column.append(column[-1] * (2 * len(column) - 1) / (2 * len(column)) if len(column) < bands else 0.0)
+    change, expired = list(column), apart * _whole(run["max_participations"])
+    for step in range(apart, steps):
+        change[step] += change[step - apart] - (column[step - expired] if step >= expired else 0.0)
     return math.sqrt(math.fsum(value * value for value in change))
+
+
+def _positive(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ExportError(f"the export holds {str(value)[:20]!r} where an amount of noise belongs")
+    return float(value)
 
 
 def _event(mechanism: Mechanism, uses: int) -> dp_event.DpEvent:
@@ -305,15 +313,20 @@ def _event(mechanism: Mechanism, uses: int) -> dp_event.DpEvent:
 def _divergence(mechanism: Mechanism, order: float) -> tuple[float, float]:
     """Return the least and the largest Renyi divergence that one use may be charged with at one order.
 
-    They differ by what dp-accounting leaves open at fractional orders: it cuts its series, overshoots on some and gives
-    up on others, so the log-moment is also bounded by the chord between the whole orders around: it is convex.
+    They differ by what dp-accounting leaves open. It rounds; and at fractional orders it cuts its series, overshoots or
+    gives up, so there the log-moment is also bounded by the chord between the whole orders around: it is convex.
     """
     if not 1 < order <= MAX_ORDER:
         raise ExportError(f"order {order} is not one that the ledger uses")
     found = _google_divergence(mechanism, order)
-    if order == int(order) or mechanism[0] != "sampled":
+    if mechanism[0] == "gaussian":
         return found, found
+    if mechanism[0] == "laplace":  # Of a tiny pure epsilon only the bound order eps^2 / 2 survives rounding.
+        pure = 1 / mechanism[1]
+        return found - _ROUNDING, (order / 2 * pure * pure if pure < _TINY_PURE else found) + _ROUNDING
     slack = _SERIES_SLACK / (order - 1)
+    if order == int(order):
+        return found - slack, found + slack
     bound = _log_moment_bound(mechanism, order) / (order - 1)
     if math.isfinite(found) and found * (order - 1) > _FAINT:
         return min(found, bound) - slack, min(found, bound) + slack
@@ -370,7 +383,10 @@ def _check_beside(name: str, scope: _Scope, claims: Mapping[str, Any], enforced:
     for block in sorted(scope.blocks, key=lambda block: -float(claims["blocks"][block]["epsilon"])):
         if claims["blocks"][block]["epsilon"] <= worst:
             break
-        worst = max(worst, _pld_epsilon(frozenset(scope.blocks[block].items()), scope.budget["delta"]))
+        bound = float(claims["blocks"][block]["epsilon"])
+        if bound <= _MAX_BESIDE:
+            bound = _pld_epsilon(frozenset(scope.blocks[block].items()), scope.budget["delta"])
+        worst = max(worst, bound)
     # The ledger states the exact value where all is Gaussian, and never more than RDP: so the grid may only add to it.
     if claimed > enforced * (1 + _TOLERANCE) or abs(min(worst, enforced) - claimed) > _BESIDE_TOLERANCE * worst + 1e-3:
         raise ExportError(f"the PLD epsilon of scope {name} is {worst:.6f}, the export claims {claimed:.6f}")

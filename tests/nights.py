@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from personalize.adapter import Adapter, AdapterSpec, fresh
 from personalize.experience import Experience
-from personalize.forward import Encoded, Prefix, prefixes
+from personalize.forward import Encoded, Prefix, encode, prefixes
 from personalize.home import Home
 from personalize.learner import Base, Learner
 from personalize.plan import NightPlan
@@ -31,6 +32,19 @@ PLAN = NightPlan(kind="xs", steps=2, step_size=1e-3, rehearsal_per_step=4)
 
 RECKLESS = NightPlan(kind="lora", steps=2, step_size=5.0, rehearsal_per_step=4)
 """A night whose candidate has forgotten everything."""
+
+
+@cache
+def taught_model() -> Any:
+    """The tiny Llama after a short school on SENTENCES, frozen: it has something to forget."""
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    lessons = [torch.tensor([encode(tokenizer, "say", text).ids]) for text in SENTENCES]  # each (1, seq)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for step in range(120):
+        optimizer.zero_grad()
+        model(input_ids=lessons[step % 4], labels=lessons[step % 4]).loss.backward()
+        optimizer.step()
+    return model.requires_grad_(False)
 
 
 def warm_adapter(model: Any, spec: AdapterSpec = SPEC, *, size: float = 0.3, seed: int = 1) -> Adapter:
@@ -81,17 +95,18 @@ def experiences(count: int = 24, *, first: datetime = datetime(2026, 11, 20, 8, 
     ]
 
 
-def tiny_base(*, model: Any = None, probes_each: int = 6) -> Base:
+def tiny_base(*, model: Any = None, probes_each: int = 16) -> Base:
     """A base that fits the tests' plans: two legs of probes, both kinds, and public texts."""
-    model = model or tiny_model()
-    model.requires_grad_(False)
+    model = model or taught_model()
+    words = [text.split() for text in SENTENCES]
     loss = [
-        {"format": "probe/1", "id": f"l{row}", "leg": "english", "kind": "loss", "prompt": "say", "answer": text[row:]}
-        for row, text in enumerate((SENTENCES * 4)[:probes_each])
+        {"format": "probe/1", "id": f"l{row}", "leg": "english", "kind": "loss", "prompt": "say", "answer": text}
+        for row, text in enumerate(" ".join(words[row % 4][row // 4 :]) for row in range(probes_each))
     ]
     pair = [
-        {"format": "probe/1", "id": f"p{row}", "leg": "grammar", "kind": "pair", "prompt": "", "good": good, "bad": bad}
-        for row, (good, bad) in enumerate((text[row:], text[row:][::-1]) for row, text in enumerate(SENTENCES))
+        {"format": "probe/1", "id": f"p{row}", "leg": "grammar", "kind": "pair", "prompt": "say", "good": good, "bad": bad}
+        for row in range(probes_each)
+        for good, bad in [(SENTENCES[row % 4], " ".join(_swapped(words[row % 4], row // 4)))]
     ]
     texts = [
         {"format": "rehearsal/1", "id": f"r{row}", "prompt": "say", "answer": text}
@@ -112,3 +127,7 @@ def tiny_base(*, model: Any = None, probes_each: int = 6) -> Base:
 def opened_learner(folder: Path, base: Base | None = None) -> Learner:
     """A learner in the home at `folder`, with what the home remembers."""
     return Learner(Home.open(folder), base)
+
+
+def _swapped(words: Sequence[str], place: int) -> list[str]:
+    return [*words[:place], words[place + 1], words[place], *words[place + 2 :]]

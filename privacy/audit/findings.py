@@ -11,7 +11,7 @@ from privacy.errors import AuditError
 
 __all__ = ["ALARM", "AuditReport", "Canaries", "Finding", "Membership", "judged"]
 
-ALARM = 1e-6  # A sound engine raises a statistical alarm in one of a million checks: rarer than the night's hardware fault.
+ALARM = 1e-6  # A sound engine raises a statistical alarm in one of a million checks: rarer than a fault of the machine.
 FORMAT = "audit/1"
 
 _Facts = TypeVar("_Facts", "Canaries", "Finding", "Membership")
@@ -33,10 +33,10 @@ class Finding:
     """Chance to see something at least as strange when the claim holds, in [0, 1]; None where the check is exact."""
 
 
-def judged(leg: str, claim: str, p_value: float, measured: str) -> Finding:
-    """Make a finding of a test: it fails when its p-value is below `ALARM`, or is no number."""
+def judged(leg: str, claim: str, p_value: float, measured: str, *, alarm: float = ALARM) -> Finding:
+    """Make a finding of a test: it fails when its p-value is below `alarm`, or is no number."""
     value = float(min(max(p_value, 0.0), 1.0)) if math.isfinite(p_value) else 0.0
-    return Finding(leg=leg, claim=claim, passed=value >= ALARM, measured=measured, p_value=value)
+    return Finding(leg=leg, claim=claim, passed=value >= alarm, measured=measured, p_value=value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,14 +141,15 @@ class AuditReport:
         Raises:
             AuditError: The format is unknown, or a field is missing, unknown or of another kind.
         """
-        if not isinstance(written, Mapping) or written.get("format") != FORMAT:
+        if not hasattr(written, "get") or written.get("format") != FORMAT:
             raise AuditError(f"this is no audit of format {FORMAT}; run the audit again")
         values = {name: value for name, value in written.items() if name not in ("format", "passed")}
         try:
             values["findings"] = tuple(_read(Finding, each) for each in values["findings"])
-            for name, kind in (("canaries", Canaries), ("membership", Membership)):
-                if values.get(name) is not None:
-                    values[name] = _read(kind, values[name])
+            if values.get("canaries") is not None:
+                values["canaries"] = _read(Canaries, values["canaries"])
+            if values.get("membership") is not None:
+                values["membership"] = _read(Membership, values["membership"])
             if not isinstance(values["at"], str) or not isinstance(values["run"], Mapping):
                 raise TypeError
             return cls(**values)

@@ -63,3 +63,4 @@ def _lines(bundle: Bundle) -> str:
         f"digest {facts['base_digest']}\n"
         f"in     {facts['folder']}"
     )
+

@@ -1,10 +1,7 @@
 """An adapter as a value: on a model and off again, to disk and back, and refused where it does not fit."""
 
 import json
-import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from personalize.adapter import TARGETS, AdaptedLinear, Adapter, AdapterSpec, attached, fresh, sites
 from personalize.errors import AdapterError, BaseMismatchError
+from tests.forked import needs_fork, run_forked
 from tests.nights import DIGEST, SPEC, warm_adapter
 from tests.tiny import tiny_model
 
@@ -38,7 +36,7 @@ def same(one: Adapter, other: Adapter) -> bool:
     """Whether two adapters are equal in every bit."""
     factors = ((one.a, other.a), (one.b, other.b))
     return (one.spec, one.fits_base, one.kind) == (other.spec, other.fits_base, other.kind) and all(
-        list(mine) == list(theirs) and all(torch.equal(mine[site], theirs[site]) for site in mine)
+        mine.keys() == theirs.keys() and all(torch.equal(mine[site], theirs[site]) for site in mine)
         for mine, theirs in factors
     )
 
@@ -196,7 +194,9 @@ def test_saving_over_an_adapter_is_refused_and_leaves_it(tmp_path: Path) -> None
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     warm_adapter(MODEL).save(tmp_path / "one")
-    with pytest.raises(BaseMismatchError, match=r"adapter one was learned on base sha256:5+…, this base is sha256:7+…; in"):
+    with pytest.raises(
+        BaseMismatchError, match=r"adapter one was learned on base sha256:5+…, this base is sha256:7+…; in"
+    ):
         Adapter.load(tmp_path / "one", base_digest="sha256:" + "7" * 64)
 
 
@@ -280,32 +280,21 @@ def test_a_damaged_adapter_is_refused_in_one_line(tmp_path: Path, damage: Callab
     assert any(advice in str(refused.value) for advice in ("learn again", "roll back"))
 
 
+@needs_fork
 def test_no_room_for_the_adapter_leaves_nothing(tmp_path: Path) -> None:
-    """A real limit of the system on the size of a file, in a process of its own, at every size from none to all."""
-    script = f"""
-import resource, sys
-from pathlib import Path
-from personalize.adapter import Adapter
-from personalize.errors import AdapterError
-adapter = Adapter.load(Path({str(tmp_path)!r}) / "whole", base_digest={DIGEST!r})
-for limit in map(int, sys.argv[1:]):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    try:
-        adapter.save(Path({str(tmp_path)!r}) / f"cut-{{limit}}")
-    except AdapterError as refused:
-        print(refused)
-    else:
-        print("saved")
-"""
-    warm_adapter(MODEL).save(tmp_path / "whole")
+    """A real limit of the system on the size of a file, from no byte at all to one too few."""
+    import resource  # Only where there is fork, too.
+
+    adapter = warm_adapter(MODEL)
+    adapter.save(tmp_path / "whole")
     size = (tmp_path / "whole" / "adapter_model.safetensors").stat().st_size
     limits = [0, 100, 1_000, size // 2, size - 1]
-    command = [sys.executable, "-c", script, *map(str, limits)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, cwd=Path(__file__).parents[2])
-    lines = said.stdout.splitlines()
-    assert len(lines) == len(limits)
-    for limit, line in zip(limits, lines, strict=True):
-        assert line.startswith(f"adapter not saved to cut-{limit}: "), line
-        assert line.endswith("; free some space and learn again")
+
+    def save_under_limits() -> None:
+        for limit in limits:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            with pytest.raises(AdapterError, match=f"adapter not saved to cut-{limit}: .*; free some space and learn"):
+                adapter.save(tmp_path / f"cut-{limit}")
+
+    assert run_forked(save_under_limits) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["whole"]
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 0

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from privacy.events import DpSgdRun, Event, GateRelease, GaussianRelease, LaplaceRelease
 
-__all__ = ["events"]
+__all__ = ["events", "extreme_events"]
 
 _noise = st.floats(0.4, 50.0)
 
@@ -22,3 +22,13 @@ def events() -> st.SearchStrategy[Event]:
         st.builds(GateRelease, noise_multiplier=_noise, count=st.integers(1, 5)),
         st.builds(LaplaceRelease, scale=st.floats(0.5, 100.0), count=st.integers(1, 20)),
     )
+
+
+def extreme_events() -> st.SearchStrategy[Event]:
+    """Any sampled or full run that can be written at all, however odd."""
+    return st.builds(
+        DpSgdRun,
+        noise_multiplier=st.floats(1e-3, 1e9),
+        sampling_rate=st.floats(1e-12, 1.0),
+        steps=st.integers(1, 10**12),
+    ) | st.builds(LaplaceRelease, scale=st.floats(1e-3, 1e9), count=st.integers(1, 10**12))

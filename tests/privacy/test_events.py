@@ -50,6 +50,8 @@ def test_a_message_is_a_record() -> None:
         ("noise_multiplier", "1"),
         ("noise_multiplier", True),
         ("noise_multiplier", None),
+        ("noise_multiplier", 1e10),
+        ("sampling_rate", 1e-13),
         ("sampling_rate", 0.0),
         ("sampling_rate", 1.01),
         ("sampling_rate", -0.1),

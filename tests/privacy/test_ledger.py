@@ -172,6 +172,15 @@ def test_delta_above_one_over_the_number_of_records_is_refused(tmp_path: Path) -
         ledger.reserve(NIGHT, blocks=["b"], records=100_000)
 
 
+def test_the_ledger_tells_which_blocks_can_afford_a_run_without_recording_anything(tmp_path: Path) -> None:
+    with opened(tmp_path, epsilon=2.5) as ledger:
+        ledger.reserve(NIGHT, blocks=["monday"])
+        entries = ledger.entries()
+        assert ledger.affordable(NIGHT, blocks=["monday", "tuesday"]) == ("tuesday",)
+        assert ledger.affordable(GaussianRelease(noise_multiplier=50), blocks=["monday"]) == ("monday",)
+        assert ledger.entries() == entries
+
+
 def test_scopes_have_budgets_of_their_own(tmp_path: Path) -> None:
     with opened(tmp_path) as ledger:
         ledger.set_budget(Budget(epsilon=1.0, unit=Unit.DAY), scope="telemetry")
@@ -234,6 +243,7 @@ def test_a_clock_that_was_set_back_is_recorded_and_buys_no_new_period(tmp_path: 
         clock.move(days=31)
         ledger.reserve(NIGHT, blocks=["3"])
         assert "clock_behind_seconds" not in ledger.entries()[-1].facts()
+        assert ledger.clock_set_back_seconds == 30 * 86_400
         ledger.verify()
 
 

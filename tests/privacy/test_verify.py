@@ -19,7 +19,7 @@ from privacy.events import DpSgdRun, Event, GaussianRelease, LaplaceRelease, Mat
 from privacy.ledger import Ledger
 from privacy.verify import verify_export, verify_file
 from tests.privacy.ledgers import KEY, NIGHT, Clock, opened
-from tests.privacy.strategies import events
+from tests.privacy.strategies import events, extreme_events
 
 
 @pytest.fixture
@@ -106,6 +106,17 @@ def test_whatever_a_ledger_admits_its_export_verifies(
         verdict = verify_export(ledger.export(beside=False), key=KEY)
         assert verdict.spent == {"experience": ledger.spent()}
         assert verdict.entries == len(ledger.entries())
+
+
+@given(extreme_events())
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_even_the_oddest_run_that_is_admitted_can_be_verified(
+    tmp_path_factory: pytest.TempPathFactory, run: Event
+) -> None:
+    with opened(tmp_path_factory.mktemp("ledger"), epsilon=1e4) as ledger:
+        with suppress(BudgetExhaustedError):
+            ledger.reserve(run, blocks=["b"])
+        assert verify_export(ledger.export(beside=False), key=KEY).spent == {"experience": ledger.spent()}
 
 
 def test_every_changed_figure_of_the_claims_is_noticed(text: str) -> None:

@@ -1,0 +1,110 @@
+"""Probe items in, one number an item out, the same for the same model, however it is computed."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from personalize import probes as module
+from personalize.adapter import AdapterSpec, fresh
+from personalize.errors import ProbeError
+from personalize.forward import Encoded, encode
+from personalize.probes import UNITS, Probes
+from tests.brute_force import loss_of
+from tests.nights import DIGEST, SPEC, tiny_base, warm_adapter
+from tests.tiny import tiny_model, tiny_tokenizer
+
+MODEL = tiny_model(dtype=torch.float64).requires_grad_(False)
+TOKENIZER = tiny_tokenizer()
+ROWS: list[dict[str, Any]] = [dict(row) for row in tiny_base(probes_each=6).probes]
+BARE = fresh(MODEL, SPEC, fits_base=DIGEST)
+
+
+def whole_model(record: Encoded) -> float:
+    return loss_of(MODEL, record, {}).item()
+
+
+def test_a_loss_item_scores_the_mean_loss_of_its_answers_tokens() -> None:
+    scores = Probes(ROWS, TOKENIZER).score(MODEL, BARE)["english"]
+    wanted = []
+    for row in ROWS[:6]:
+        item = encode(TOKENIZER, row["prompt"], row["answer"])
+        wanted.append(whole_model(item) / (len(item.ids) - item.completion))
+    assert scores.tolist() == pytest.approx(wanted)
+
+
+def test_a_pair_item_scores_the_chance_of_the_bad_sentence_in_percentage_points() -> None:
+    scores = Probes(ROWS, TOKENIZER).score(MODEL, BARE)["grammar"]
+    for score, row in zip(scores.tolist(), ROWS[6:], strict=True):
+        good, bad = (whole_model(encode(TOKENIZER, row["prompt"], row[which])) for which in ("good", "bad"))
+        chances = torch.softmax(-torch.tensor([good, bad], dtype=torch.float64), 0)
+        assert score == pytest.approx(100 * chances[1].item())
+
+
+def test_units_belong_to_the_kinds() -> None:
+    assert Probes(ROWS, TOKENIZER).units() == {"english": "nats per token", "grammar": "percentage points"}
+    assert set(UNITS) == {"loss", "pair"}
+
+
+def test_what_the_frozen_layers_made_is_kept_and_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    probes = Probes(ROWS, TOKENIZER)
+    first = probes.score(MODEL, BARE)
+    monkeypatch.setattr(module, "prefixes", lambda *args, **more: pytest.fail("the frozen layers ran again"))
+    again = probes.score(MODEL, BARE)
+    assert all(torch.equal(first[leg], again[leg]) for leg in first)
+
+
+def test_another_cut_gives_the_same_scores() -> None:
+    probes = Probes(ROWS, TOKENIZER)
+    first = probes.score(MODEL, BARE)
+    again = probes.score(MODEL, fresh(MODEL, AdapterSpec(layers=(0, 3), rank=2), fits_base=DIGEST))
+    for leg in first:
+        torch.testing.assert_close(first[leg], again[leg])
+
+
+def test_scores_come_in_the_order_of_the_items() -> None:
+    forwards = Probes(ROWS, TOKENIZER).score(MODEL, BARE)
+    backwards = Probes(ROWS[::-1], TOKENIZER).score(MODEL, BARE)
+    for leg in forwards:
+        torch.testing.assert_close(forwards[leg], backwards[leg].flip(0))
+
+
+def test_an_adapter_changes_scores_and_is_taken_off_again() -> None:
+    probes = Probes(ROWS, TOKENIZER)
+    before = probes.score(MODEL, BARE)
+    changed = probes.score(MODEL, warm_adapter(MODEL))
+    after = probes.score(MODEL, BARE)
+    assert all((changed[leg] != before[leg]).any() and torch.equal(before[leg], after[leg]) for leg in before)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 4, 6, 100])
+def test_fewer_items_are_an_even_spread_over_each_leg(limit: int) -> None:
+    some = Probes(ROWS, TOKENIZER, per_leg=limit).score(MODEL, BARE)
+    everything = Probes(ROWS, TOKENIZER).score(MODEL, BARE)
+    for leg, scores in some.items():
+        assert len(scores) == min(limit, 6)
+        places = [(everything[leg] - score).abs().argmin().item() for score in scores]
+        assert places == [row * 6 // min(limit, 6) for row in range(len(scores))]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "probe/2"}, "probe l0 has format 'probe/2' and kind 'loss'; update limbeck"),
+        ({"kind": "essay"}, "probe l0 has format 'probe/1' and kind 'essay'; update limbeck"),
+        ({"leg": "grammar"}, "leg grammar mixes kinds loss and pair; rebuild the base bundle"),
+        ({"answer": None}, "a probe has no field"),
+        ({"format": None}, "a probe has no field 'format'; rebuild"),
+    ],
+)
+def test_a_probe_of_another_format_is_refused_in_one_line(change: dict[str, Any], message: str) -> None:
+    rows = [{name: value for name, value in {**ROWS[0], **change}.items() if value is not None}, *ROWS[1:]]
+    with pytest.raises(ProbeError) as refused:
+        Probes(rows, TOKENIZER)
+    assert str(refused.value).startswith(message)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_base_without_probes_can_admit_nothing() -> None:
+    with pytest.raises(ProbeError, match="the base bundle has no probes, so nothing could be admitted"):
+        Probes([], TOKENIZER)

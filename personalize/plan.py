@@ -2,13 +2,22 @@
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 
 from privacy import DpSgdRun, noise_multiplier
 
-__all__ = ["NightPlan"]
+__all__ = ["NightPlan", "clip_norm_of"]
 
 FORMAT = "plan/1"
+
+
+CLIP_PER_ROOT_DIRECTION = 1.25  # In whitened coordinates a record's gradient has norm sqrt(K); this clips the tail.
+
+
+def clip_norm_of(directions: int) -> float:
+    """Clip norm for a whitened basis of so many directions."""
+    return CLIP_PER_ROOT_DIRECTION * math.sqrt(directions)
 
 
 @dataclass(frozen=True, kw_only=True)

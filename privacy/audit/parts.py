@@ -66,13 +66,16 @@ class TinyTask:
         self.records, self.positions = records, 12
         self.inputs = normal(records, self.positions, width)
         self.targets = torch.randint(8, (records, self.positions), generator=draw)
+        alike = slice(1, records // 2)  # Gradients in one direction: whatever rescales them all at once is seen.
+        self.inputs[alike] = self.inputs[1] + 0.1 * self.inputs[alike]
+        self.targets[alike] = self.targets[1]
         self.frozen, self.head = normal(width, width), normal(8, width)
         index = torch.arange(records)
         lengths = torch.where(index < records // 2, 1, index % self.positions + 1)  # Half are short, some are long.
         lengths[0] = self.positions
         mask = (torch.arange(self.positions) < lengths[:, None]).double()
         # Half have gradients near the clip norm, where a neighbour can rescale them; the others far below or above it.
-        scales = torch.where(index < records // 2, 1.0, 10.0 ** (index.double() % 7 - 3))
+        scales = torch.where(index < records // 2, 0.4, 10.0 ** (index.double() % 7 - 3))
         self.weights = mask / lengths[:, None] * scales[:, None] * (0.0 if quiet else 1.0)
         if not quiet:
             self.weights[-1, 0], self.weights[-2, 0] = torch.nan, torch.inf

@@ -63,4 +63,3 @@ def _lines(bundle: Bundle) -> str:
         f"digest {facts['base_digest']}\n"
         f"in     {facts['folder']}"
     )
-

@@ -105,9 +105,7 @@ def forget(
         learner.close()
     traces = ""
     if gone.trained_blocks:
-        traces = (
-            f"; adapters learned from {len(gone.trained_blocks)} of their blocks, within epsilon"
-        )
+        traces = f"; adapters learned from {len(gone.trained_blocks)} of their blocks, within epsilon"
     answer(
         {"forgotten": gone.count, "left": left, "trained_blocks": list(gone.trained_blocks)},
         f"forgot {gone.count} records, {left} left{traces}",

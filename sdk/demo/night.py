@@ -7,6 +7,7 @@ controls (no privacy, another person) are trained beside it and thrown away.
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,41 +17,27 @@ from typing import Any
 
 from personalize import rehearsal
 from personalize.adapter import Adapter
+from personalize.errors import TrainingError
 from personalize.experience import Experience
 from personalize.forward import encode, prefixes
 from personalize.home import Home
 from personalize.learner import LIFETIME, Base, Learner, NightReport
-from personalize.plan import NightPlan
+from personalize.plan import NightPlan, clip_norm_of
+from personalize.sources import MIN_RECORDS
 from personalize.train import train
 from personalize.trainable import trainable
 from sdk.build.basis import DomainPack, learn_domain, pack_key
 from sdk.bundle import Bundle, cache_folder
+from sdk.demo.pace import Pace
 from sdk.demo.person import Person, spread
 from sdk.demo.scores import Held, Score
 from sdk.device.night import base_of, plan_of
 from sdk.errors import BasisError
 
-__all__ = ["NightResult", "Pace", "run"]
+__all__ = ["NightResult", "run"]
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is done now, done, total)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pace:
-    """How much of the text a demo takes, so that it ends in minutes."""
-
-    train_records: int | None = 240
-    """Records learned from, evenly spread over time; None takes all."""
-    test_records: int | None = 60
-    """Later records tested on; None takes all."""
-    probes_per_leg: int | None = 60
-    """Public probe items of each leg; None takes all."""
-
-    @classmethod
-    def full(cls) -> "Pace":
-        """Everything."""
-        return cls(train_records=None, test_records=None, probes_per_leg=None)
 
 
 @dataclass
@@ -77,7 +64,7 @@ def run(
     plan: NightPlan,
     *,
     home: Path,
-    pace: Pace,
+    full: bool = False,
     nights: int = 1,
     progress: Progress = lambda what, done, total: None,
 ) -> NightResult:
@@ -88,23 +75,26 @@ def run(
         person: Text, controls and, where there is, public text of the same kind.
         plan: Settings of each night. Where there is no public text to take a basis from, the plan of an app.
         home: A new folder for the demo's own store, ledger and adapters.
-        pace: How much of the text is used.
+        full: Take all records and probes, however long it takes; else what this machine manages in minutes.
         nights: Number of wall-clock blocks that the earlier text is split into; each is one night.
         progress: Told what is done now.
     """
     clock = _Clock()
     with clock.phase("open the base model"):
-        base = base_of(bundle, probes_per_leg=pace.probes_per_leg)
+        base = base_of(bundle)
+        pace = Pace() if full else Pace.of_machine(base)
+        base = replace(base, probes_per_leg=pace.probes_per_leg)
+    mine, later = spread(person.train, pace.train_records), spread(person.test, pace.test_records)
+    night_of = _equal_nights(mine, nights)
     if person.public:
         with clock.phase("learn from other people's public text"):
-            pack = _domain(base, person, plan, progress)
+            pack = _domain(base, person, plan, pace, progress)
         base = replace(base, start=pack.start, basis=pack.basis)
+        plan = replace(plan, clip_norm=clip_norm_of(len(pack.basis)))
     else:
         plan = plan_of(epsilon=plan.epsilon, delta=plan.delta)  # Nobody public taught a basis for this kind of text.
-    mine = spread(person.train, pace.train_records)
-    later = spread(person.test, pace.test_records)
     with clock.phase("private nights"):
-        learner = Learner(Home.open(home), base, night_of=_equal_nights(mine, nights))
+        learner = Learner(Home.open(home), base, night_of=night_of)
         try:
             learner.remember(mine)
             reports = [
@@ -127,13 +117,17 @@ def run(
     return _result(person, plan, reports, scores, clock, mine=len(mine), later=len(later))
 
 
-def _domain(base: Base, person: Person, plan: NightPlan, progress: Progress) -> DomainPack:
+def _domain(base: Base, person: Person, plan: NightPlan, pace: Pace, progress: Progress) -> DomainPack:
     """The public pack of this kind of text, from the cache or learned now."""
-    folder = cache_folder() / "domains" / pack_key(base, person.public)
+    people = {
+        name: [(item.prompt, item.answer) for item in spread(items, pace.public_records)]
+        for name, items in person.public.items()
+    }
+    folder = cache_folder() / "domains" / pack_key(base, people)
     try:
         return DomainPack.load(folder, base_digest=base.digest)
     except BasisError:
-        pack = learn_domain(base, person.public, max_tokens=plan.max_tokens, progress=progress)
+        pack = learn_domain(base, people, max_tokens=plan.max_tokens, progress=progress)
         pack.save(folder)
         return pack
 
@@ -146,6 +140,12 @@ def _equal_nights(records: list[Experience], nights: int) -> Callable[[datetime]
         share = (at - first) / (last - first) if last > first else 0.0
         return f"night-{min(nights, 1 + int(share * nights)):02d}"
 
+    counts = Counter(night_of(item.at) for item in records)
+    if len(counts) < nights or min(counts.values()) < MIN_RECORDS:
+        fewest = min(counts.values()) if len(counts) == nights else 0
+        raise TrainingError(
+            f"a night of {nights} would have {fewest} records, it needs {MIN_RECORDS}; use fewer --nights"
+        )
     return night_of
 
 

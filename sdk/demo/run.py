@@ -8,7 +8,7 @@ from personalize.home import Home
 from personalize.learner import require_policy
 from personalize.plan import NightPlan
 from sdk.build.package import open_base
-from sdk.demo.night import NightResult, Pace, run
+from sdk.demo.night import NightResult, run
 from sdk.demo.page import write_page
 from sdk.demo.person import Source, open_person
 
@@ -48,8 +48,7 @@ def demo(
     person = open_person(source)  # Before anything costly: a wrong source is refused at once.
     place = _new_home(Home.open(home))
     bundle = open_base(progress=lambda step, done: progress(step, round(100 * done), 100))
-    pace = Pace.full() if full else Pace()
-    result = run(bundle, person, plan, home=place, pace=pace, nights=nights, progress=progress)
+    result = run(bundle, person, plan, home=place, full=full, nights=nights, progress=progress)
     page = report or place / "report.html"
     result |= {"home": str(place), "report": str(page.absolute())}
     write_page(result, page)

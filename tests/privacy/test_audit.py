@@ -287,4 +287,4 @@ def mutant_named(name: str) -> Mutant:
 def test_the_pooled_loss_moves_the_sum_by_more_than_the_clip_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     found = mechanism.neighbour_sensitivity(mutant_named("pooled loss")(monkeypatch))
     largest = float(found.measured.split("difference ")[1].split(" ×")[0])
-    assert largest > 1.5
+    assert largest > 3  # Measured through Opacus on a real model: 4.38.

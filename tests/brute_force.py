@@ -20,7 +20,10 @@ Factors = Mapping[str, tuple[Tensor, Tensor]]
 
 
 def factors_of(kind: str, model: Any, start: Adapter, basis: Basis | None) -> Callable[[Sequence[Tensor]], Factors]:
-    """How trained numbers, in the order of Trainable.parameters, become the factors of each site."""
+    """How trained numbers, in the order of Trainable.parameters, become the factors of each site.
+
+    `model` is the one that the night runs on: the cores of `xs` stand on singular vectors of its weights, to the bit.
+    """
     names = list(start.a)
     if kind == "lora":
         return lambda numbers: {name: (numbers[row], numbers[len(names) + row]) for row, name in enumerate(names)}
@@ -28,7 +31,9 @@ def factors_of(kind: str, model: Any, start: Adapter, basis: Basis | None) -> Ca
         return lambda numbers: {name: (start.a[name], numbers[row]) for row, name in enumerate(names)}
     if kind == "xs":
         left = {
-            name: torch.linalg.svd(model.get_submodule(name).weight, full_matrices=False).U[:, : start.spec.rank]
+            name: torch.linalg.svd(model.get_submodule(name).weight, full_matrices=False)
+            .U[:, : start.spec.rank]
+            .to(start.b[name].dtype)
             for name in names
         }
         return lambda numbers: {
@@ -51,11 +56,21 @@ def loss_of(model: Any, record: Encoded, factors: Factors) -> Tensor:
 
 
 def gradients_one_by_one(
-    model: Any, records: Sequence[Encoded], start: Adapter, numbers: Sequence[Tensor], kind: str, basis: Basis | None
+    model: Any,
+    records: Sequence[Encoded],
+    start: Adapter,
+    numbers: Sequence[Tensor],
+    kind: str,
+    basis: Basis | None,
+    *,
+    night: Any = None,
 ) -> list[list[Tensor]]:
-    """The gradient of each record alone: for each record, one tensor a parameter."""
+    """The gradient of each record alone: for each record, one tensor a parameter.
+
+    `night` is the model that the engine ran on, where `model` is a more precise copy of it.
+    """
     made = []
-    factors = factors_of(kind, model, start, basis)
+    factors = factors_of(kind, night or model, start, basis)
     for record in records:
         leaves = [value.detach().clone().requires_grad_(True) for value in numbers]
         made.append(list(torch.autograd.grad(loss_of(model, record, factors(leaves)), leaves)))

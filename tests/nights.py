@@ -1,7 +1,7 @@
 """Nothing in, the pieces of a night on the tiny Llama out: adapters, directions, records, a home that can learn."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -83,13 +83,14 @@ def after_frozen_layers(model: Any, records: Sequence[Encoded], spec: AdapterSpe
     return list(prefixes(model, records, cut=spec.cut))
 
 
-def experiences(count: int = 24, *, first: datetime = datetime(2026, 11, 20, 8, tzinfo=UTC)) -> list[Experience]:
-    """What a person may have taught, one an hour."""
+def one_day(label: str = "2026-11-20", count: int = 24) -> list[Experience]:
+    """What a person may have taught on one UTC day, from midnight on, every half hour."""
+    first = datetime.fromisoformat(f"{label}T00:00:00+00:00")
     return [
         Experience(
             prompt=SENTENCES[index % 4][: 5 + index % 9],
             answer=f"{SENTENCES[index % 3]} {index}"[index % 7 :],
-            at=first + timedelta(hours=index),
+            at=first + timedelta(minutes=30 * index),
         )
         for index in range(count)
     ]
@@ -104,7 +105,15 @@ def tiny_base(*, model: Any = None, probes_each: int = 16) -> Base:
         for row, text in enumerate(" ".join(words[row % 4][row // 4 :]) for row in range(probes_each))
     ]
     pair = [
-        {"format": "probe/1", "id": f"p{row}", "leg": "grammar", "kind": "pair", "prompt": "say", "good": good, "bad": bad}
+        {
+            "format": "probe/1",
+            "id": f"p{row}",
+            "leg": "grammar",
+            "kind": "pair",
+            "prompt": "say",
+            "good": good,
+            "bad": bad,
+        }
         for row in range(probes_each)
         for good, bad in [(SENTENCES[row % 4], " ".join(_swapped(words[row % 4], row // 4)))]
     ]

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from privacy.audit.findings import ALARM, AuditReport, Canaries, Finding, Membership
+from privacy.audit.findings import ALARM, DEFAULT_CANARIES, AuditReport, Canaries, Finding, Membership
 from privacy.audit.membership import attack
 from privacy.audit.one_run import (
     Guesses,
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALARM",
+    "DEFAULT_CANARIES",
     "AuditReport",
     "Canaries",
     "Engine",

@@ -25,7 +25,7 @@ __all__ = ["Scores", "train_with_canaries"]
 ORDINARY = 32  # Records that are no canaries: the training has something to learn.
 FEATURES = 8
 STRENGTH = 1e3  # Gradient of a canary over the clip norm: clipped to it in full.
-STEP_SIZE = 0.05  # Constant, so that the final weights are the sum of all that was released.
+STEP_SIZE = 0.05  # For one record. Constant, so that the final weights are the sum of all that was released.
 MICROBATCH = 128
 
 
@@ -71,9 +71,9 @@ def train_with_canaries(
         ledger.draw(receipt)
         (gradient,) = step.step(losses_of, microbatch=MICROBATCH)
         with torch.no_grad():
-            weights -= STEP_SIZE * gradient
+            weights -= STEP_SIZE * run.sampling_rate * len(records) * gradient
     ledger.close(receipt, "audited")
-    moved = -weights.detach()[0, FEATURES:].numpy() / STEP_SIZE * run.sampling_rate * len(records)
+    moved = -weights.detach()[0, FEATURES:].numpy() / STEP_SIZE
     return Scores(
         scores=moved / (run.noise_multiplier * run.clip_norm * run.steps**0.5),
         included=included,

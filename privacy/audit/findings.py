@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from privacy.errors import AuditError
 
-__all__ = ["ALARM", "AuditReport", "Canaries", "Finding", "Membership", "judged"]
+__all__ = ["ALARM", "DEFAULT_CANARIES", "AuditReport", "Canaries", "Finding", "Membership", "judged"]
 
 ALARM = 1e-6  # A sound engine raises a statistical alarm in one of a million checks: rarer than a fault of the machine.
+DEFAULT_CANARIES = 2_500  # Enough strangers for one false accusation in a thousand; 50 MB and a second.
 FORMAT = "audit/1"
 
 _Facts = TypeVar("_Facts", "Canaries", "Finding", "Membership")
@@ -132,7 +133,8 @@ class AuditReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Write the report as JSON-ready values."""
-        return {"format": FORMAT, "passed": self.passed, **asdict(self)}
+        values = asdict(self)
+        return {"format": FORMAT, "passed": self.passed, **values, "findings": list(values["findings"])}
 
     @classmethod
     def from_dict(cls, written: Mapping[str, Any]) -> AuditReport:

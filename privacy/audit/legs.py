@@ -15,17 +15,16 @@ from pathlib import Path
 from privacy.accounting import epsilon, noise_multiplier
 from privacy.audit import charges, mechanism, membership, one_run, randomness
 from privacy.audit.canaries import Scores, train_with_canaries
-from privacy.audit.findings import AuditReport, Canaries, Finding, Membership, judged
+from privacy.audit.findings import DEFAULT_CANARIES, AuditReport, Canaries, Finding, Membership, judged
 from privacy.audit.parts import Engine
 from privacy.budget import Budget
 from privacy.errors import AuditError, PrivacyError
 from privacy.events import DpSgdRun, Neighbours
 
-__all__ = ["DEFAULT_CANARIES", "MIN_CANARIES", "audit", "default_run", "mechanism_checks"]
+__all__ = ["MIN_CANARIES", "audit", "default_run", "mechanism_checks"]
 
 MIN_CANARIES = 20  # Fewer could not show an epsilon of 2 even if every guess were right.
 MAX_CANARIES = 20_000  # The canaries' records are a square of numbers: 3 GB at this many.
-DEFAULT_CANARIES = 2_500  # Enough strangers for one false accusation in a thousand; 50 MB and a second.
 GUESSED = 0.2  # Share of the canaries that is guessed: near the best choice for both bounds at separations of 0.5 to 4.
 DELTA = 1e-5
 GUESSES_ALARM = 1e-3  # The bounds are loose: a sound run of 1,000 canaries reaches this six standard deviations out.

@@ -3,10 +3,8 @@
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,21 +21,14 @@ from privacy import BudgetExhaustedError, DpSgd, epsilon
 from sdk.device.assistant import Assistant
 from sdk.device.night import plan_of
 from tests.checks import require_nothing_refunded
-from tests.forked import KILLED, kill_myself, needs_fork, run_forked
-from tests.nights import DIGEST, PLAN, RECKLESS, experiences, opened_learner, tiny_base
+from tests.forked import KILLED, end_of, forked, kill_myself, needs_fork, run_forked
+from tests.nights import DIGEST, PLAN, RECKLESS, one_day, opened_learner, tiny_base
 from tests.tiny import SENTENCES, tiny_bundle
 
 BASE = tiny_base()
-REPOSITORY = Path(__file__).parents[2]
 FIRST, SECOND, THIRD = "2026-11-20", "2026-11-21", "2026-11-22"
 SIGNS_OF_LIFE = 25 + 3 + 1
 """Progress calls of a night that passes at once: 24 records read, 2 steps, 1 share probed."""
-
-
-def day(label: str) -> list[Any]:
-    """Experiences of one UTC day."""
-    first = datetime.fromisoformat(f"{label}T01:00:00+00:00")
-    return experiences(first=first)[:20] + experiences(4, first=first + timedelta(hours=20))[:3]
 
 
 class Evening:
@@ -49,9 +40,9 @@ class Evening:
     @classmethod
     def prepared(cls, folder: Path) -> "Evening":
         learner = opened_learner(folder, BASE)
-        learner.remember(day(FIRST))
+        learner.remember(one_day(FIRST))
         assert learner.learn(PLAN).verdict.admitted
-        learner.remember(day(SECOND))
+        learner.remember(one_day(SECOND))
         learner.close()
         return cls(folder)
 
@@ -105,7 +96,8 @@ def require_sound(home: Evening, old: tuple[str, Adapter], steps_taken: int) -> 
     assert drawn >= 2 + steps_taken, "a step was taken that was never drawn"
     assert len(reserved) == 2 or steps_taken == 0, "a step was taken that was never reserved"
     require_nothing_refunded(learner.ledger, [PLAN.run()], FIRST)
-    require_nothing_refunded(learner.ledger, [PLAN.run()] * (len(reserved) - 1), SECOND) if len(reserved) > 1 else None
+    if len(reserved) == 2:
+        require_nothing_refunded(learner.ledger, [PLAN.run()], SECOND)
     if name == old[0]:
         assert same(adapter, old[1]), "the adapter in use was changed in place"
     else:
@@ -120,7 +112,7 @@ def require_next_night_works(home: Evening) -> None:
     """The next night learns what is left, or what comes next, and no block passes its lifetime budget."""
     learner = home.learner()
     if not list(learner.store.fresh()):
-        learner.remember(day(THIRD))
+        learner.remember(one_day(THIRD))
     assert learner.learn(PLAN).verdict.admitted
     assert list(learner.store.fresh()) == []
     assert {record.trained_run is None for record in learner.store.all()} == {False}
@@ -165,7 +157,7 @@ def test_a_rejected_night_leaves_the_answers_of_the_evening(home: Evening) -> No
 def test_three_nights_cost_each_record_one(home: Evening) -> None:
     for label in (SECOND, THIRD):
         learner = home.learner()
-        learner.remember(day(THIRD) if label == THIRD else [])
+        learner.remember(one_day(THIRD) if label == THIRD else [])
         report = learner.learn(PLAN)
         assert report.blocks == (label,)
         assert learner.ledger.spent() == pytest.approx(report.epsilon)
@@ -199,7 +191,7 @@ def test_those_were_all_signs_of_life(home: Evening) -> None:
     learner, told = home.learner(), []
     assert learner.learn(PLAN, progress=lambda *now: told.append(now)).verdict.alpha == 1.0
     learner.close()
-    assert len(told) == 23 + 1 + 3 + 1 == SIGNS_OF_LIFE - 1
+    assert len(told) == SIGNS_OF_LIFE
 
 
 # Killed
@@ -243,7 +235,7 @@ class Watched:
                     if count == die_at:
                         kill_myself()
 
-            DpSgd.step = noted  # type: ignore[method-assign]
+            pytest.MonkeyPatch().setattr(DpSgd, "step", noted)
             sys.setprofile(watch)
             learner.learn(PLAN)
             sys.setprofile(None)
@@ -270,14 +262,18 @@ def operations(evening: Evening, tmp_path_factory: pytest.TempPathFactory) -> in
     return watched.operations
 
 
-KILLS = 32
+KILLS = 24
+OPENING = 60
+"""Operations before the first that could matter: the store is read, nothing is written."""
 
 
 @needs_fork
 @pytest.mark.parametrize("kill", range(KILLS))
-def test_killed_at_any_operation_the_next_night_works(home: Evening, tmp_path: Path, operations: int, kill: int) -> None:
+def test_killed_at_any_operation_the_next_night_works(
+    home: Evening, tmp_path: Path, operations: int, kill: int
+) -> None:
     old, watched = home.in_use(), Watched(home, tmp_path / "notes")
-    point = 1 + kill * (operations - 1) // (KILLS - 1)
+    point = OPENING + kill * (operations - OPENING) // (KILLS - 1)
     assert watched.live(die_at=point) == KILLED
     require_sound(home, old, watched.steps_taken)
     require_next_night_works(home)
@@ -305,37 +301,32 @@ def test_killed_night_after_night_no_record_passes_its_budget(home: Evening, tmp
     assert learner.ledger.spent() <= LIFETIME.epsilon
     with pytest.raises(BudgetExhaustedError, match="is left"):
         learner.learn(PLAN)
-    learner.remember(day(THIRD))
+    learner.remember(one_day(THIRD))
     assert learner.learn(PLAN).blocks == (THIRD,), "what comes next is not held back"
     learner.close()
     assert home.in_use()[0] != old[0]
 
 
-def a_night_in_another_process(home: Evening) -> "subprocess.Popen[str]":
-    script = f"""
-from pathlib import Path
-from tests.nights import PLAN, opened_learner, tiny_base
-opened_learner(Path({str(home.folder)!r}), tiny_base()).learn(PLAN, progress=lambda *now: print(*now, flush=True))
-"""
-    command = [sys.executable, "-c", script]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY)
+@needs_fork
+@pytest.mark.parametrize("sign", ["reading 24", "learning 0", "learning 1", "learning 2", "checking 0"])
+def test_killed_from_outside_the_next_night_works(home: Evening, sign: str) -> None:
+    old, (here, there) = home.in_use(), os.pipe()
 
+    def tell(phase: str, done: int, total: int) -> None:
+        os.write(there, f"{phase} {done}\n".encode())
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9")
-def test_killed_from_outside_while_it_trains_the_next_night_works(home: Evening) -> None:
-    old, process = home.in_use(), a_night_in_another_process(home)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("learning 1"):
-            process.send_signal(signal.SIGKILL)
-            break
-    process.communicate()
-    assert process.returncode == KILLED
-    require_sound(home, old, steps_taken=1)
-    learner = home.learner()
-    (open_receipt,) = learner.ledger.open_receipts()
-    assert open_receipt.blocks == (SECOND,)
-    learner.close()
+    def night() -> None:
+        home.learner().learn(PLAN, progress=tell)
+
+    child = forked(night)
+    os.close(there)
+    with os.fdopen(here) as signs:
+        for line in signs:
+            if line.strip() == sign:
+                os.kill(child, signal.SIGKILL)
+                break
+        assert end_of(child) == KILLED
+    require_sound(home, old, steps_taken=int(sign == "learning 1") + 2 * (sign == "learning 2"))
     require_next_night_works(home)
 
 
@@ -379,5 +370,3 @@ def test_an_adapter_that_is_written_over_is_caught(home: Evening, monkeypatch: p
 def test_a_step_that_is_taken_before_it_is_drawn_is_caught(home: Evening) -> None:
     with pytest.raises(AssertionError, match="a step was taken that was never drawn"):
         require_sound(home, home.in_use(), steps_taken=1)
-
-

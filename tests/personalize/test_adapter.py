@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is d
 
 
 def logits(adapter: Adapter | None = None) -> torch.Tensor:
-    with torch.no_grad():
-        if adapter is None:
-            return MODEL(IDS).logits
-        with attached(MODEL, adapter):
-            return MODEL(IDS).logits
+    with torch.no_grad(), nullcontext() if adapter is None else attached(MODEL, adapter):
+        made: torch.Tensor = MODEL(IDS).logits
+        return made
 
 
 def same(one: Adapter, other: Adapter) -> bool:
@@ -62,7 +61,8 @@ def test_a_fresh_frame_is_orthonormal_and_the_same_everywhere() -> None:
 def test_an_adapter_is_w_plus_b_a() -> None:
     adapter, changed = warm_adapter(MODEL), tiny_model()
     for site in adapter.a:
-        changed.get_submodule(site).weight.data += adapter.b[site] @ adapter.a[site]
+        weight = changed.get_parameter(f"{site}.weight")
+        weight.data += adapter.b[site] @ adapter.a[site]
     with torch.no_grad():
         torch.testing.assert_close(logits(adapter), changed(IDS).logits, rtol=1e-4, atol=1e-4)
 

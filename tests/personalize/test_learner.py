@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,12 @@ from privacy import BudgetExhaustedError, epsilon
 from privacy.books import Books
 from tests.checks import require_nothing_refunded
 from tests.forked import needs_fork, run_forked
-from tests.nights import DIGEST, PLAN, RECKLESS, SPEC, experiences, opened_learner, tiny_base, warm_adapter
+from tests.nights import DIGEST, PLAN, RECKLESS, SPEC, one_day, opened_learner, tiny_base, warm_adapter
 
 BASE = tiny_base()
 DAY = timedelta(days=1)
 TONIGHT = "2026-11-20"
 """Block of the experiences of one day."""
-
-
-def one_day(count: int = 24) -> list[Any]:
-    """Experiences of one UTC day."""
-    return [replace(item, at=datetime(2026, 11, 20, 1, index, tzinfo=UTC)) for index, item in enumerate(experiences(count))]
 
 
 @pytest.fixture
@@ -65,7 +60,9 @@ def test_a_night_goes_from_records_to_an_admitted_adapter(ready: Learner) -> Non
     assert kinds(ready) == ["genesis", "budget", "reserve", "draw", "draw", "close"]
     assert list(ready.store.fresh()) == []
     assert {record.trained_run for record in ready.store.all()} == {ready.ledger.entries()[2].receipt}
-    assert report.summary().startswith(f"admitted {report.adapter} at alpha 1. epsilon 2.00 spent on each of 24 records")
+    assert report.summary().startswith(
+        f"admitted {report.adapter} at alpha 1. epsilon 2.00 spent on each of 24 records"
+    )
 
 
 def test_what_a_report_says_is_what_the_ledger_says(ready: Learner) -> None:
@@ -117,7 +114,9 @@ def test_the_next_night_begins_at_the_adapter_in_use_and_charges_another_block(r
     ready.remember([replace(item, at=item.at + DAY) for item in one_day()])
     report = ready.learn(PLAN)
     assert report.blocks == ("2026-11-21",)
-    assert ready.ledger.spent() == pytest.approx(report.epsilon), "a record is charged once, however many nights there are"
+    assert ready.ledger.spent() == pytest.approx(report.epsilon), (
+        "a record is charged once, however many nights there are"
+    )
     after = ready.shelf.load(base_digest=DIGEST)
     assert before is not None
     assert after is not None
@@ -169,9 +168,9 @@ def test_a_record_of_a_day_that_was_charged_waits_in_a_block_of_its_own(ready: L
 
 def test_the_block_rule_is_public_and_may_be_replaced(tmp_path: Path) -> None:
     weekly = Learner(Home.open(tmp_path / "home"), BASE, night_of=lambda at: f"week-{at.isocalendar().week}")
-    weekly.remember(experiences())
+    weekly.remember(one_day())
     assert weekly.learn(PLAN).blocks == ("week-47",)
-    weekly.remember(experiences())
+    weekly.remember(one_day())
     assert weekly.learn(PLAN).blocks == ("week-47+",)
     weekly.close()
 
@@ -221,7 +220,7 @@ def require_nothing_happened(learner: Learner) -> None:
 
 
 def test_too_few_records_are_refused(learner: Learner) -> None:
-    learner.remember(one_day(19))
+    learner.remember(one_day(count=19))
     with pytest.raises(TrainingError, match="19 fresh records, a night needs 20; remember 1 more"):
         learner.learn(PLAN)
     require_nothing_happened(learner)
@@ -244,10 +243,10 @@ def test_an_empty_home_is_refused(learner: Learner) -> None:
         ({"delta": 0.0}, "delta 0 is outside the policy"),
     ],
 )
-def test_a_plan_outside_the_policy_is_refused(ready: Learner, change: dict[str, float], message: str) -> None:
+def test_a_plan_outside_the_policy_is_refused(ready: Learner, change: dict[str, Any], message: str) -> None:
     for refuse in (require_policy, ready.learn):
         with pytest.raises(TrainingError) as refused:
-            refuse(replace(PLAN, **change))  # type: ignore[operator]
+            refuse(replace(PLAN, **change))
         assert message in str(refused.value)
     require_nothing_happened(ready)
 
@@ -335,14 +334,13 @@ def crash_until_refused(ready: Learner) -> int:
             raise KeyboardInterrupt
 
     for nights in range(1, 10):
-        try:
+        with pytest.raises((KeyboardInterrupt, BudgetExhaustedError)) as ended:
             ready.learn(PLAN, progress=interrupt)
-        except KeyboardInterrupt:
-            require_nothing_refunded(ready.ledger, [PLAN.run()] * nights, TONIGHT)
-        except BudgetExhaustedError as refused:
-            assert refused.left < PLAN.epsilon
+        if isinstance(ended.value, BudgetExhaustedError):
+            assert ended.value.left < PLAN.epsilon
             assert kinds(ready).count("reserve") == nights - 1
             return nights - 1
+        require_nothing_refunded(ready.ledger, [PLAN.run()] * nights, TONIGHT)
     raise AssertionError("nine nights of epsilon 2 were granted to the same records")
 
 
@@ -366,7 +364,7 @@ def test_a_refund_after_a_crash_is_caught(ready: Learner, monkeypatch: pytest.Mo
                 account.curve = 0 * account.curve
 
     monkeypatch.setattr(Books, "_take_close", refund)
-    with pytest.raises(AssertionError, match="1 runs cost epsilon 1.* and the ledger shows 0"):
+    with pytest.raises(AssertionError, match=r"1 runs cost epsilon 1.* and the ledger shows 0"):
         crash_until_refused(ready)
 
 

@@ -38,6 +38,7 @@ CHANGES: dict[str, Any] = {
     "rehearsal_weight": 0.2,
     "rehearsal_per_step": 7,
     "max_tokens": 32,
+    "head_rows": 8_192,
 }
 
 

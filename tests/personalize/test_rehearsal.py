@@ -46,7 +46,9 @@ def test_a_base_without_rehearsal_texts_has_nothing_to_rehearse() -> None:
 
 @pytest.mark.parametrize("change", [{"format": "rehearsal/2"}, {"format": None}])
 def test_a_text_of_another_format_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(TrainingError, match=r"rehearsal text r0 has format .*, not rehearsal/1, or lacks a field; update limbeck"):
+    with pytest.raises(
+        TrainingError, match=r"rehearsal text r0 has format .*, not rehearsal/1, or lacks a field; update limbeck"
+    ):
         anchors([{**ROWS[0], **change}, *ROWS[1:]], TOKENIZER, count=1)
 
 

@@ -32,9 +32,7 @@ def scrambled(adapter: Adapter) -> Adapter:
     """The same numbers, each in a random place."""
     generator = torch.Generator().manual_seed(0)
     places = {site: torch.randperm(value.numel(), generator=generator) for site, value in adapter.b.items()}
-    return replace(
-        adapter, b={site: value.flatten()[places[site]].view_as(value) for site, value in adapter.b.items()}
-    )
+    return replace(adapter, b={site: value.flatten()[places[site]].view_as(value) for site, value in adapter.b.items()})
 
 
 def useful() -> Adapter:
@@ -133,9 +131,7 @@ def test_drift_over_many_nights_is_measured_from_the_bare_base() -> None:
     current, admitted_nights = BARE, 0
     for _ in range(30):
         wanted = replace(current, b={site: value + step.b[site] for site, value in current.b.items()})
-        _, admitted = admit(
-            BASE.model, current=current, candidate=wanted, base=BARE, probes=BASE.gate(), alphas=(1.0,)
-        )
+        _, admitted = admit(BASE.model, current=current, candidate=wanted, base=BARE, probes=BASE.gate(), alphas=(1.0,))
         if admitted is None:
             break
         current, admitted_nights = admitted.adapter, admitted_nights + 1
@@ -208,9 +204,7 @@ def test_the_detectable_drop_is_found_four_times_in_five() -> None:
 
 def test_a_model_at_the_margin_passes_at_most_one_time_in_twenty() -> None:
     rng = torch.Generator().manual_seed(12)
-    passed = sum(
-        one_leg(torch.zeros(50), 0.05 + 0.2 * torch.randn(50, generator=rng)).passed for _ in range(1_000)
-    )
+    passed = sum(one_leg(torch.zeros(50), 0.05 + 0.2 * torch.randn(50, generator=rng)).passed for _ in range(1_000))
     assert stats.binomtest(passed, 1_000, 0.05).pvalue > 1e-6
 
 
@@ -242,8 +236,16 @@ def test_every_leg_must_hold() -> None:
     ("before", "after", "message"),
     [
         ({"a": torch.zeros(3)}, {"b": torch.zeros(3)}, "base and candidate were probed on different legs"),
-        ({"a": torch.zeros(3)}, {"a": torch.tensor([0.0, torch.nan, 0.0])}, "one that is not finite; nothing is admitted"),
-        ({"a": torch.zeros(3)}, {"a": torch.tensor([0.0, torch.inf, 0.0])}, "one that is not finite; nothing is admitted"),
+        (
+            {"a": torch.zeros(3)},
+            {"a": torch.tensor([0.0, torch.nan, 0.0])},
+            "one that is not finite; nothing is admitted",
+        ),
+        (
+            {"a": torch.zeros(3)},
+            {"a": torch.tensor([0.0, torch.inf, 0.0])},
+            "one that is not finite; nothing is admitted",
+        ),
         ({"a": torch.zeros(1)}, {"a": torch.zeros(1)}, "leg a has 1 paired scores"),
         ({"a": torch.zeros(0)}, {"a": torch.zeros(0)}, "leg a has 0 paired scores"),
         ({"a": torch.zeros(3)}, {"a": torch.zeros(1)}, "leg a has 3 scores before and 1 after; probe both again"),

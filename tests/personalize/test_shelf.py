@@ -92,7 +92,7 @@ def test_an_adapter_that_was_not_admitted_has_no_place(home: Home) -> None:
 
 @pytest.mark.parametrize("name", ["../else", "a/b", "", "-", ".hidden", "night 1"])
 def test_a_name_that_could_lead_out_of_the_home_is_refused(home: Home, name: str) -> None:
-    with pytest.raises(AdapterError, match="is not one that this home gave; restore state.json"):
+    with pytest.raises(AdapterError, match=r"is not one that this home gave; restore state\.json"):
         Shelf(home).put(ONE, name, {})
     assert list(home.adapters.iterdir()) == []
 

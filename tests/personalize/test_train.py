@@ -180,6 +180,17 @@ def test_a_night_without_privacy_learns_its_records(kind: str) -> None:
     assert loss(train(MODEL, parts, held(RECORDS), [], plan, run=None)) < loss(parts.start)
 
 
+@pytest.mark.usefixtures("noiseless")
+def test_a_night_looks_at_as_much_of_the_vocabulary_as_its_plan_says(gradients: list[list[Tensor]]) -> None:
+    parts = parts_of("xs")
+    for rows in (320, 100):
+        trained(parts, NightPlan(**{**vars(PLAN), "head_rows": rows, "steps": 1}))
+    whole, some = gradients
+    private, public = clip_and_add(one_by_one(parts, RECORDS), RUN.clip_norm), mean(one_by_one(parts, PUBLIC[:2]))
+    require_private_part_is_clipped_alone(whole, private, len(RECORDS), public, PLAN.rehearsal_weight)
+    assert relative_error(some, whole) > 0.01
+
+
 @every_kind
 def test_each_step_is_drawn_before_its_first_loss_and_reported_after(
     kind: str, monkeypatch: pytest.MonkeyPatch
@@ -246,7 +257,7 @@ def test_a_model_with_dropout_on_is_refused() -> None:
 
 
 def test_a_damped_step_is_the_best_linear_guess_of_a_coordinate() -> None:
-    """For a coordinate seen through n unit records and noise s, one full step goes to n / (n + 1/e + s²/(n e)) of it."""
+    """For a coordinate seen through n unit records and noise s, a full step goes to n / (n + 1/e + s²/(n e)) of it."""
     variance = torch.tensor([2.0, 0.5, 0.01], dtype=torch.float64)
     records, std = 50, 30.0
     true = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Records that are vectors, and a loss whose gradient is the record itself: what the engine does with it is known exactly."""
+"""Records that are vectors, with losses whose gradient is the record itself: what the engine does is known exactly."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,6 +1,7 @@
-"""One privatised step: what is clipped, what is noised, what divides; and mutants of each that the checks must catch."""
+"""One privatised step: what is clipped, what is noised, what divides; and mutants that the checks must catch."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -66,7 +67,7 @@ def test_the_norm_is_over_all_parameters_together() -> None:
 def test_microbatches_sum_to_exactly_the_full_batch(rows: list[list[int]], cuts: list[int]) -> None:
     records = Linear(torch.tensor(rows, dtype=torch.float64))
     edges = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
-    groups = [range(first, last) for first, last in zip(edges, edges[1:], strict=False) if first < last]
+    groups = [range(first, last) for first, last in pairwise(edges) if first < last]
     unclipped = 100.0  # Whole numbers and no clipping: no rounding anywhere, so equal means equal.
     assert torch.equal(sum_of(records, unclipped, *groups), sum_of(records, unclipped, range(len(rows))))
     torch.testing.assert_close(
@@ -311,7 +312,7 @@ def test_noise_for_each_microbatch_is_caught(monkeypatch: pytest.MonkeyPatch) ->
         return norms
 
     monkeypatch.setattr(ClippedSum, "add", add_noised)
-    with pytest.raises(AssertionError, match=r"noise is 2\.2 times"):  # One draw of the step and four of its parts.
+    with pytest.raises(AssertionError, match=r"noise is 2\.[23] times"):  # One draw of the step and four of its parts.
         require_noise_of_the_run(healthy, microbatch=4)
 
 
@@ -339,7 +340,7 @@ def test_shuffled_batches_are_caught() -> None:
             batch, self.waiting = self.waiting[:size], self.waiting[size:]
             return sorted(batch)
 
-    with pytest.raises(AssertionError, match="joins more or less often|batch sizes are not binomial"):
+    with pytest.raises(AssertionError, match=r"joins more or less often|batch sizes are not binomial"):
         require_poisson_batches(lambda records, run: engine(records, run, coins=Shuffled()))
 
 

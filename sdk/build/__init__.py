@@ -1,0 +1,1 @@
+"""Teacher weights in, a base bundle out: the maker's machine."""

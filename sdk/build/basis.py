@@ -244,7 +244,8 @@ class _Products:
         axes = axes @ (around / scale.clamp_min(scale.max() * 1e-6).sqrt()) @ around.t()
         one, two = self.first.double() @ axes, self.second.double() @ axes
         _, toward = torch.linalg.eigh(one.t() @ two + two.t() @ one)
-        return (axes @ toward.flip(1)).t().float()
+        combinations: Tensor = (axes @ toward.flip(1)).t().float()
+        return combinations
 
     def variance(self) -> Tensor:
         """How far people lie apart along the first, second, … direction, never rising: shape (people - 1,).
@@ -259,4 +260,4 @@ class _Products:
             agreed = (turn @ self.first[person, keep]) * (turn @ self.second[person, keep])
             apart[person, : len(agreed)] = agreed
         falling = optimize.isotonic_regression(apart.mean(0).double().numpy(), increasing=False).x
-        return torch.from_numpy(falling).float()
+        return torch.from_numpy(falling.copy()).float()  # A copy: torch takes no negative strides.

@@ -121,7 +121,7 @@ def _model(reader: gguf.GGUFReader, config: LlamaConfig) -> LlamaForCausalLM:
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError as cause:
-        raise TeacherError(f"the teacher's tensors do not form its own shape; get the file again") from cause
+        raise TeacherError("the teacher's tensors do not form its own shape; get the file again") from cause
     model.tie_weights()
     model.model.rotary_emb = LlamaRotaryEmbedding(config)  # Its table is computed, not stored.
     model.eval()

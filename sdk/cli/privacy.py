@@ -131,8 +131,14 @@ def calibrate(
 @click.option("--csv", "as_csv", is_flag=True, help="One line an entry, for a spreadsheet; cannot be verified.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write. [stdout]")
 @home_option
-def export(as_csv: bool, out: Path | None, home: Path | None) -> None:
-    """Print the whole ledger as canonical JSON, which anybody can verify without this device."""
+@json_option
+def export(as_csv: bool, out: Path | None, home: Path | None, as_json: bool) -> None:
+    """Print the whole ledger as canonical JSON, which anybody can verify without this device.
+
+    The export is itself one JSON object; with --out, --json says what was written.
+    """
+    if as_csv and as_json and out is None:
+        raise click.UsageError("--csv and --json were given; choose one, or write the lines to --out FILE")
     from personalize import Home
     from personalize.learner import open_ledger
     from privacy.whole_file import write_whole
@@ -144,7 +150,7 @@ def export(as_csv: bool, out: Path | None, home: Path | None) -> None:
         click.echo(text, nl=not as_csv)
     else:
         write_whole(out, text)
-        click.echo(f"{entries} entries written to {out}", err=True)
+        answer({"export": str(out), "entries": entries}, f"{entries} entries in {out}", as_json=as_json)
 
 
 @privacy.command()

@@ -36,6 +36,8 @@ from sdk.errors import BasisError
 
 __all__ = ["NightResult", "run"]
 
+DOMAIN_PASSES = 2  # Over a few records of each other person; reading them once costs as much as a pass.
+
 Progress = Callable[[str, int, int], None]
 """Called with (what is done now, done, total)."""
 
@@ -127,7 +129,7 @@ def _domain(base: Base, person: Person, plan: NightPlan, pace: Pace, progress: P
     try:
         return DomainPack.load(folder, base_digest=base.digest)
     except BasisError:
-        pack = learn_domain(base, people, max_tokens=plan.max_tokens, progress=progress)
+        pack = learn_domain(base, people, max_tokens=plan.max_tokens, passes=DOMAIN_PASSES, progress=progress)
         pack.save(folder)
         return pack
 

@@ -217,7 +217,7 @@ def test_a_missing_teacher_names_the_command_that_installs_it(tmp_path: Path, mo
 
 
 def test_probes_and_rehearsal_change_only_with_the_version_of_the_recipe(tmp_path: Path) -> None:
-    """Caches built before are rebuilt exactly when the version rises; run with LIMBECK_UPDATE_GOLDEN=1 after raising."""
+    """Old caches are rebuilt exactly when the version rises; run with LIMBECK_UPDATE_GOLDEN=1 after raising it."""
     write_probes(tmp_path)
     found = {"version": package.BASE_VERSION}
     for name in ("probes.jsonl", "rehearsal.jsonl"):

@@ -116,9 +116,9 @@ def test_calibrate_refuses_the_impossible_in_one_line(
 def test_export_prints_what_verify_accepts_from_a_file_and_from_stdin(home: Path, tmp_path: Path) -> None:
     printed = run("export", "--home", home).stdout
     written = tmp_path / "export.json"
-    result = run("export", "--home", home, "--out", written)
-    assert result.stdout == ""
-    assert "entries written to" in result.stderr
+    assert run("export", "--home", home, "--out", written).stdout == f"7 entries in {written}\n"
+    assert facts("export", "--home", home, "--out", written) == {"export": str(written), "entries": 7}
+    assert run("export", "--json", "--home", home).stdout == printed
     assert written.stat().st_mode & 0o777 == 0o600
     assert written.read_text() == printed.removesuffix("\n")
     verdict = facts("verify", written)
@@ -148,6 +148,7 @@ def test_export_as_csv_is_one_line_an_entry(home: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(run("export", "--csv", "--home", home).stdout)))
     assert [row["kind"] for row in rows] == ["genesis", "budget", "reserve", "draw", "close", "reserve", "draw"]
     assert float(rows[2]["epsilon_alone"]) == SPENT
+    assert run("export", "--csv", "--json", "--home", home).exit_code == 2
 
 
 def test_an_altered_export_is_refused_in_one_line(
@@ -177,9 +178,7 @@ def test_what_is_no_text_and_no_file_is_refused_in_one_line(
         assert code == 1
         assert "give the path of an exported ledger" in one_line(stderr)
     pressed = subprocess.run(
-        [sys.executable, "-m", "sdk.cli", "privacy", "verify", "-"]
-        if (Path(app.__file__).parent / "__main__.py").exists()
-        else [sys.executable, "-c", "from sdk.cli.app import main; main()", "privacy", "verify", "-"],
+        [sys.executable, "-c", "from sdk.cli.app import main; main()", "privacy", "verify", "-"],
         input=bytes(range(256)),
         capture_output=True,
         timeout=60,

@@ -1,11 +1,13 @@
 """A slower machine takes less text; all of it is taken only when that was asked for."""
 
+from itertools import pairwise
+
 from sdk.demo.pace import FAIR, QUICK, Pace
 
 
 def test_a_slower_machine_never_takes_more() -> None:
     paces = [Pace.of_speed(speed) for speed in (1.0, FAIR, QUICK, 5000.0)]
-    for slow, fast in zip(paces, paces[1:], strict=False):
+    for slow, fast in pairwise(paces):
         for part in ("public_records", "train_records", "test_records", "probes_per_leg"):
             assert getattr(slow, part) <= getattr(fast, part)
 

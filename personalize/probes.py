@@ -20,6 +20,7 @@ __all__ = ["UNITS", "Probes"]
 
 FORMAT = "probe/1"
 UNITS = {"loss": "nats per token", "pair": "percentage points"}
+PAIRS_PER_LOSS = 4  # With 30 pairs the bound of a drop is wider than its margin, and good adapters are refused.
 MAX_PROBE_TOKENS = 96  # Probe answers are short; none may be cut, or two items could become one.
 
 
@@ -38,7 +39,8 @@ class Probes:
         Args:
             rows: Objects of `probes.jsonl`.
             tokenizer: Of the base.
-            per_leg: Use only about this many items of each leg, evenly spread; None uses all.
+            per_leg: Use only so many loss items of each leg, and four times as many pairs, which are short and need
+                numbers; evenly spread. None uses all.
 
         Raises:
             ProbeError: An item of another format or kind, or none at all.
@@ -61,10 +63,11 @@ class Probes:
         if not found:
             raise ProbeError("the base bundle has no probes, so nothing could be admitted; rebuild it")
         self._legs = {
-            leg: _Leg(kind=kind, items=tuple(part for item in _spread(items, per_leg) for part in item))
+            leg: _Leg(kind=kind, items=tuple(part for item in _spread(items, _limit(kind, per_leg)) for part in item))
             for leg, (kind, items) in found.items()
         }
         self._kept: tuple[int, dict[str, list[Prefix]]] | None = None
+        self._bare: tuple[int, dict[str, Tensor]] | None = None
 
     def units(self) -> dict[str, str]:
         """Unit of each leg's scores."""
@@ -86,6 +89,12 @@ class Probes:
         with attached(model, adapter):
             return {name: self._leg_scores(model, name, adapter.spec.cut) for name in self._legs}
 
+    def score_bare(self, model: Any, base: Adapter) -> dict[str, Tensor]:
+        """The same under an adapter that changes nothing; kept, because every verdict is against it."""
+        if self._bare is None or self._bare[0] != base.spec.cut:
+            self._bare = base.spec.cut, self.score(model, base)
+        return self._bare[1]
+
     @torch.no_grad()
     def _leg_scores(self, model: Any, name: str, cut: int) -> Tensor:
         leg, kept = self._legs[name], self._kept[1][name]  # type: ignore[index]
@@ -98,6 +107,10 @@ class Probes:
             return 100.0 * torch.sigmoid(losses[0::2] - losses[1::2])  # P(bad) between the two, (items,)
         counts = [len(item.ids) - item.completion for item in leg.items]
         return losses / torch.tensor(counts, dtype=torch.float64)
+
+
+def _limit(kind: str, per_leg: int | None) -> int | None:
+    return None if per_leg is None else per_leg * (PAIRS_PER_LOSS if kind == "pair" else 1)
 
 
 def _spread(items: Sequence[list[Encoded]], limit: int | None) -> list[list[Encoded]]:

@@ -153,7 +153,7 @@ def admit(
     Raises:
         ProbeError: Nothing can be said; nothing is admitted.
     """
-    before, units = probes.score(model, base), probes.units()
+    before, units = probes.score_bare(model, base), probes.units()
     legs: tuple[LegVerdict, ...] = ()
     for alpha in alphas:
         progress(alpha)

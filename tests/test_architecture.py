@@ -19,7 +19,7 @@ HOUSES = ("sdk", "personalize", "privacy")
 DOORS: dict[str, tuple[str, ...]] = {
     "accelerate": (),  # Oracle in tests: transformers' own GGUF reader wants it.
     "click": ("sdk.cli",),
-    "cryptography": ("personalize.cipher", "privacy.device_key"),
+    "cryptography": ("personalize.cipher", "privacy.device_key", "privacy.noise"),
     "dp_accounting": ("privacy.accounting", "privacy.verify"),
     "filelock": ("sdk.build.package",),
     "gguf": ("sdk.build.teacher",),

@@ -23,7 +23,7 @@ from privacy.events import DpSgdRun, Neighbours
 
 __all__ = ["MIN_CANARIES", "audit", "default_run", "mechanism_checks"]
 
-MIN_CANARIES = 20  # Fewer could not show an epsilon of 2 even if every guess were right.
+MIN_CANARIES = 50  # Fewer cannot show an epsilon of 2.8 even if every guess is right, and might all be in by chance.
 MAX_CANARIES = 20_000  # The canaries' records are a square of numbers: 3 GB at this many.
 GUESSED = 0.2  # Share of the canaries that is guessed: near the best choice for both bounds at separations of 0.5 to 4.
 DELTA = 1e-5
@@ -74,7 +74,7 @@ def audit(
     Args:
         run: The training to audit, under the zero-out relation; None: `default_run`. What it may be accused of depends
             on its noise only, so audit the noise that nights use.
-        canaries: Records that are in by a coin, in [20, 20000]; 0: only the mechanism is checked.
+        canaries: Records that are in by a coin, in [50, 20000]; 0: only the mechanism is checked.
         confidence: Of the bounds, in (0, 1).
         delta: Of every epsilon in the report, in (0, 1).
         engine: What is audited; None: the real engine.

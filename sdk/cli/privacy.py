@@ -224,7 +224,7 @@ def _kept_audits(folder: Path) -> list[dict[str, Any]]:
 
 @privacy.command()
 @click.option("--quick", is_flag=True, help="Check the mechanism and the sums only; no training.")
-@click.option("--canaries", type=int, help="Records that are in the audited training by a coin, 20 to 20000. [2500]")
+@click.option("--canaries", type=int, help="Records that are in the audited training by a coin, 50 to 20000. [2500]")
 @home_option
 @json_option
 def audit(quick: bool, canaries: int | None, home: Path | None, as_json: bool) -> None:

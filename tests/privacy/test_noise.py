@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy import stats
 
 from privacy import noise
 from tests.checks import NEVER
+from tests.forked import needs_fork, run_forked
 
 
 def bytes_of(value: int) -> Callable[[int], bytes]:
@@ -54,16 +56,37 @@ def test_no_seed_repeats_the_noise() -> None:
 def test_the_operating_system_is_the_only_source(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     for _ in range(2):
-        generator = np.random.default_rng(7)
+        generator = np.random.default_rng(7)  # Stands for a system that repeats itself: then all must repeat.
         monkeypatch.setattr(os, "urandom", generator.bytes)
         drawn.append((noise.gaussian((8,)), noise.coins(64, 0.5)))
     assert torch.equal(drawn[0][0], drawn[1][0])
     assert drawn[0][1] == drawn[1][1]
 
 
+def test_each_draw_has_a_key_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[bytes] = []
+
+    def noted(count: int, _real: Callable[[int], bytes] = os.urandom) -> bytes:
+        keys.append(_real(count))
+        return keys[-1]
+
+    monkeypatch.setattr(os, "urandom", noted)
+    noise.gaussian((3,))
+    noise.coins(3, 0.5)
+    assert len(set(keys)) == len(keys) > 1
+    assert {len(key) for key in keys} == {32}
+
+
+@needs_fork
+def test_a_forked_process_does_not_repeat_its_parents_noise(tmp_path: Path) -> None:
+    noise.gaussian((4,))
+    assert run_forked(lambda: torch.save(noise.gaussian((4,)), tmp_path / "theirs")) == 0
+    assert not torch.equal(torch.load(tmp_path / "theirs", weights_only=True), noise.gaussian((4,)))
+
+
 @pytest.mark.parametrize("value", [0x00, 0xFF])
 def test_the_rarest_bytes_still_make_finite_noise(monkeypatch: pytest.MonkeyPatch, value: int) -> None:
-    monkeypatch.setattr(os, "urandom", bytes_of(value))
+    monkeypatch.setattr(noise, "_random_bytes", bytes_of(value))
     assert noise.gaussian((9,)).isfinite().all()
 
 
@@ -86,6 +109,6 @@ def test_a_coin_comes_up_with_its_probability(probability: float) -> None:
 
 
 def test_a_coin_rarer_than_the_random_bits_never_comes_up_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "urandom", bytes_of(0))
+    monkeypatch.setattr(noise, "_random_bytes", bytes_of(0))
     assert noise.coins(4, 2.0**-54) == []
     assert noise.coins(4, 2.0**-53) == [0, 1, 2, 3]

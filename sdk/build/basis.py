@@ -40,6 +40,7 @@ RECIPE = 4  # Part of the cache key: another recipe makes another pack.
 MICROBATCH = 16
 HEAD_ROWS = NightPlan().head_rows  # The night looks at the same part of the vocabulary.
 RATE = 3e-3  # Adam's first rate, falling to zero over the pass.
+MAX_ANCHORS = 64  # Different anchors, taken in turn: each costs a pass through all the frozen layers.
 REHEARSED_PER_STEP = 4  # Public anchors in each batch of the domain adapter, so that it forgets less.
 MIN_PEOPLE, MIN_RECORDS_EACH = 4, 8
 
@@ -148,7 +149,7 @@ def _domain_adapter(base: Base, read: Mapping[str, Sequence[Prefix]], passes: in
     for _ in range(passes):
         order.shuffle(whole)
         batches += whole
-    texts = rehearsal.anchors(base.rehearsal, base.tokenizer, count=REHEARSED_PER_STEP * len(batches))
+    texts = rehearsal.anchors(base.rehearsal, base.tokenizer, count=MAX_ANCHORS)
     public = list(prefixes(base.model, texts, cut=base.spec.cut))
     optimizer = torch.optim.Adam(parts.parameters, lr=RATE)
     with parts.attached(base.model):

@@ -7,8 +7,9 @@ import torch
 
 from personalize.adapter import Adapter, fresh
 from personalize.home import Home
+from personalize.shelf import Shelf
 from sdk import Assistant
-from sdk.device import assistant as module
+from sdk.bundle import Bundle
 from sdk.device.night import base_of, plan_of
 from sdk.errors import NoBaseError
 from tests.tiny import SENTENCES, tiny_bundle
@@ -43,8 +44,8 @@ def test_it_remembers_learns_and_answers_with_what_was_admitted(tmp_path: Path) 
 
 def test_two_streams_read_in_turns_say_what_each_says_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = strong(tmp_path)
-    bundle = module.Bundle.open(tmp_path / "tiny-0")
-    monkeypatch.setattr(module.Shelf, "load", lambda self, *, base_digest: adapter)
+    bundle = Bundle.open(tmp_path / "tiny-0")
+    monkeypatch.setattr(Shelf, "load", lambda self, *, base_digest: adapter)
     assistant = Assistant.open(tmp_path / "home", bundle=bundle)
     alone = [assistant.respond(prompt, max_new_tokens=8) for prompt in ("the cat", "a person")]
     bare = Assistant.open(tmp_path / "home", bundle=bundle, adapter=False)

@@ -9,7 +9,7 @@ from personalize import probes as module
 from personalize.adapter import AdapterSpec, fresh
 from personalize.errors import ProbeError
 from personalize.forward import Encoded, encode
-from personalize.probes import UNITS, Probes
+from personalize.probes import PAIRS_PER_LOSS, UNITS, Probes
 from tests.brute_force import loss_of
 from tests.nights import DIGEST, SPEC, tiny_base, warm_adapter
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -82,9 +82,10 @@ def test_fewer_items_are_an_even_spread_over_each_leg(limit: int) -> None:
     some = Probes(ROWS, TOKENIZER, per_leg=limit).score(MODEL, BARE)
     everything = Probes(ROWS, TOKENIZER).score(MODEL, BARE)
     for leg, scores in some.items():
-        assert len(scores) == min(limit, 6)
+        wanted = limit * PAIRS_PER_LOSS if Probes(ROWS, TOKENIZER).units()[leg] == UNITS["pair"] else limit
+        assert len(scores) == min(wanted, 6)
         places = [(everything[leg] - score).abs().argmin().item() for score in scores]
-        assert places == [row * 6 // min(limit, 6) for row in range(len(scores))]
+        assert places == [row * 6 // min(wanted, 6) for row in range(len(scores))]
 
 
 @pytest.mark.parametrize(

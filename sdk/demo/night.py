@@ -112,7 +112,10 @@ def run(
         other = spread(person.wrong[: -(len(person.wrong) // 5)], len(mine))
         wrong = _control(base, plan, other, private=True, progress=_named(progress, "another person"))
     with clock.phase("test on later text"):
-        arms = {"base": base.bare(), "adapter": learned, "wrong_user": wrong, "nonprivate": free}
+        began, share = base.start or base.bare(), reports[-1].verdict.alpha or 1.0
+        controls = {"wrong_user": wrong, "nonprivate": free}  # At the share that the gate let in: like against like.
+        arms = {"base": base.bare(), "adapter": learned}
+        arms |= {arm: began.toward(control, share) for arm, control in controls.items()}
         if base.start is not None:
             arms["start"] = base.start
         scores = _scores(base, plan, later, arms, progress)
@@ -123,7 +126,7 @@ def _domain(base: Base, person: Person, plan: NightPlan, pace: Pace, progress: P
     """The public pack of this kind of text, from the cache or learned now."""
     people = {
         name: [(item.prompt, item.answer) for item in spread(items, pace.public_records)]
-        for name, items in person.public.items()
+        for name, items in spread(list(person.public.items()), pace.public_people)
     }
     folder = cache_folder() / "domains" / pack_key(base, people)
     try:

@@ -19,6 +19,8 @@ QUICK, FAIR = 550.0, 300.0  # Tokens a second through the frozen layers; two qui
 class Pace:
     """How much of the text a demo takes; None takes all."""
 
+    public_people: int | None = None
+    """Other people whose public text is learned from, evenly spread over time."""
     public_records: int | None = 24
     """Records of each other person; the pace of a demo, not of a release."""
     train_records: int | None = None
@@ -40,7 +42,7 @@ class Pace:
     def of_speed(cls, tokens_per_second: float) -> "Pace":
         """The pace for a speed through the frozen layers."""
         if tokens_per_second >= QUICK:
-            return cls(public_records=8, train_records=160, test_records=80, probes_per_leg=40)
+            return cls(public_people=41, public_records=8, train_records=160, test_records=80, probes_per_leg=40)
         if tokens_per_second >= FAIR:
-            return cls(public_records=8, train_records=100, test_records=50, probes_per_leg=40)
-        return cls(public_records=8, train_records=60, test_records=30, probes_per_leg=30)
+            return cls(public_people=26, public_records=8, train_records=100, test_records=50, probes_per_leg=40)
+        return cls(public_people=16, public_records=8, train_records=60, test_records=30, probes_per_leg=30)

@@ -6,6 +6,7 @@ The last fifth by time is never trained on. Public people are there only where t
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from personalize import (
     Experience,
@@ -21,6 +22,8 @@ from personalize.sources import MIN_RECORDS
 from sdk.demo import presidents
 
 __all__ = ["Person", "Source", "open_person", "spread"]
+
+Item = TypeVar("Item")
 
 TEST_SHARE = 5  # One fifth, the latest, is held out.
 
@@ -129,7 +132,7 @@ def _split(
     )
 
 
-def spread(items: Sequence[Experience], limit: int | None) -> list[Experience]:
+def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
     """At most `limit` items, evenly spread over time; None takes all."""
     if limit is None or len(items) <= limit:
         return list(items)

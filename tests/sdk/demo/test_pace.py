@@ -8,7 +8,7 @@ from sdk.demo.pace import FAIR, QUICK, Pace
 def test_a_slower_machine_never_takes_more() -> None:
     paces = [Pace.of_speed(speed) for speed in (1.0, FAIR, QUICK, 5000.0)]
     for slow, fast in pairwise(paces):
-        for part in ("public_records", "train_records", "test_records", "probes_per_leg"):
+        for part in ("public_people", "public_records", "train_records", "test_records", "probes_per_leg"):
             assert getattr(slow, part) <= getattr(fast, part)
 
 

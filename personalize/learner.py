@@ -35,6 +35,8 @@ __all__ = ["LIFETIME", "Base", "Learner", "NightReport", "open_ledger", "require
 LIFETIME = Budget(epsilon=4.0, delta=1e-5)
 """Policy: what one record may ever cost, whatever a caller asks for: two nights of epsilon 2 compose to about 3."""
 
+NEEDED_BYTES = 32_000_000  # An adapter, its predecessor and the logs of two databases, with room to spare.
+
 Progress = Callable[[str, int, int], None]
 """Called with (phase, done, total): phase is `reading`, `learning` or `checking`."""
 
@@ -189,6 +191,7 @@ class Learner:
             current = self.shelf.load(base_digest=base.digest) or base.start or base.bare()
             parts = trainable(plan.kind, current, model=base.model, basis=base.basis)
             probes = base.gate()  # Whatever can be refused is refused before anything is charged.
+            self.home.free_disk_check(NEEDED_BYTES)
             receipt = self._reserve(plan, records)  # Charged first: a crash wastes budget and never overspends it.
             outcome = "crashed"
             try:

@@ -14,7 +14,7 @@ import torch
 
 from personalize import learner as module
 from personalize.adapter import Adapter
-from personalize.errors import AdapterError, BaseMismatchError, HomeBusyError, ProbeError, TrainingError
+from personalize.errors import AdapterError, BaseMismatchError, HomeBusyError, HomeError, ProbeError, TrainingError
 from personalize.experience import Consent, Signal
 from personalize.home import Home
 from personalize.learner import LIFETIME, Learner, NightReport, require_policy
@@ -278,6 +278,15 @@ def test_a_kind_that_cannot_be_trained_is_refused_before_anything_is_charged(rea
     with pytest.raises(AdapterError):
         ready.learn(replace(PLAN, kind=kind))
     require_nothing_happened(ready)
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_charged(
+    ready: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "NEEDED_BYTES", 10**18)
+    with pytest.raises(HomeError, match="are needed"):
+        ready.learn(PLAN)
+    assert kinds(ready) == ["genesis", "budget"]
 
 
 def test_learning_without_a_base_is_refused(tmp_path: Path) -> None:

@@ -61,3 +61,19 @@ def test_the_page_is_written_and_its_ledger_can_be_read_by_the_other_commands(li
     spent = json.loads(result.stdout)
     assert sorted(spent["blocks"]) == ["night-01", "night-02"]
     assert spent["epsilon_spent"] == pytest.approx(lived["epsilon"], abs=1e-6)
+
+
+def test_text_of_an_unknown_kind_begins_at_the_bare_base(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.jsonl"
+    words = ["cat", "dog", "mat", "note", "parser", "test", "person", "state"]
+    rows = [{"prompt": f"note {row}", "answer": f"the {words[row % 8]} and the {words[row // 8]}"} for row in range(40)]
+    mine.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    result = CliRunner(env={"LIMBECK_BASE": str(tiny_bundle(tmp_path).folder)}).invoke(
+        cli, ["demo", "--json", "--jsonl", str(mine)], catch_exceptions=False
+    )
+    assert result.exit_code == 0, result.stderr
+    lived = json.loads(result.stdout)
+    assert lived["kind"] == "xs"
+    assert (lived["train_records"], lived["test_records"]) == (32, 8)
+    assert "start_bits_per_char" not in lived
+    assert Path(lived["report"]).exists()

@@ -15,17 +15,19 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 from typing import Literal
 
 import numpy as np
 from scipy.special import log_ndtr, ndtr
 
 from privacy import matrix_factorisation, rdp
-from privacy.errors import AccountingError, EventError
+from privacy.errors import AccountingError, EventError, shown
 from privacy.events import (
     DpSgdRun,
     Event,
@@ -63,7 +65,11 @@ VALIDITY: dict[str, str] = {
 
 MAX_EVENTS = 1_000_000  # Objects, not steps: more than this is a log, not a list of facts, and takes minutes to read.
 _MAX_PLD_GROUPS = 256  # About 10 s of convolutions; beyond it the RDP bound is returned, which is also valid.
+_MAX_PLD_USES = 1_000_000  # About 2 s; ten million take ten, and from 10^11 on dp_accounting never returns.
 _MAX_PLD_EPSILON = 5_000.0  # Beyond it the loss grid no longer fits in memory and no figure means anything.
+_NDTR_SLACK = 1e-15  # Of a probability: the difference of two near 1/2 rounds; it must not round towards the user.
+_MAX_PLD_LOSS = 300.0  # Nats that one use may lose: 300,000 points of the coarse grid, about 4 s.
+_MAX_FINE_LOSS = 50.0
 _COARSE, _FINE = 1e-3, 1e-4  # Loss grid in nats; the fine one only where epsilon is below 1, where it shows.
 
 
@@ -163,8 +169,9 @@ def rdp_curve(events: Event | Iterable[Event]) -> rdp.Curve:
 def curve_of(groups: Groups) -> rdp.Curve:
     """Return the Renyi divergence (nats) of grouped events together, at `rdp.ORDERS`."""
     total = np.zeros(len(rdp.ORDERS))
-    for mechanism in sorted(groups):  # A fixed order of addition, so the order of the events cannot show.
-        total = total + groups[mechanism] * mechanism.curve()
+    with np.errstate(over="ignore"):
+        for mechanism in sorted(groups):  # A fixed order of addition, so the order of the events cannot show.
+            total = total + groups[mechanism] * mechanism.curve()
     return total
 
 
@@ -204,11 +211,11 @@ def epsilon_of(groups: Groups, delta: float, accountant: Accountant) -> float:
     if not groups:
         return 0.0
     enforced = rdp.epsilon_from_rdp(curve_of(groups), delta)
-    if accountant == "rdp":
-        return enforced
-    if accountant == "pld":
-        return min(enforced, _epsilon_beside(groups, delta, enforced))
-    raise AccountingError(f'accountant must be "pld" or "rdp", got {accountant!r}')
+    if not isinstance(accountant, str):
+        raise AccountingError(f'accountant must be "pld" or "rdp", got {shown(accountant)}')
+    if accountant not in ("pld", "rdp"):
+        raise AccountingError(f'accountant must be "pld" or "rdp", got {shown(accountant)}')
+    return enforced if accountant == "rdp" else min(enforced, _epsilon_beside(groups, delta, enforced))
 
 
 def check_delta(delta: float, records: int | None = None) -> None:
@@ -217,19 +224,47 @@ def check_delta(delta: float, records: int | None = None) -> None:
     Raises:
         AccountingError: delta is not in (0, 1), or is above 1 / records.
     """
-    if not 0 < delta < 1:
-        raise AccountingError(f"delta must be in (0, 1), got {delta!r}")
-    if records is not None and (records < 1 or delta > 1 / records):
-        raise AccountingError(f"delta {delta:g} is above 1 / records ({records!r}): a record could leak whole")
+    if not 0 < _real(delta) < 1:
+        raise AccountingError(f"delta must be in (0, 1), got {shown(delta)}")
+    if records is None:
+        return
+    try:
+        units = operator.index(records)
+    except TypeError as cause:
+        raise AccountingError(f"records must be a whole number, got {shown(records)}") from cause
+    if units < 1 or delta > 1 / units:
+        raise AccountingError(
+            f"delta {float(delta):g} is above 1 / records ({shown(units)}): a record could leak whole"
+        )
+
+
+def _real(value: object) -> float:
+    """Return `value` as a float: NaN, which passes no check, for whatever is no number."""
+    try:
+        return float(value) if isinstance(value, Real) else math.nan
+    except OverflowError:
+        return math.inf
 
 
 def _epsilon_beside(groups: Groups, delta: float, enforced: float) -> float:
     """Return the PLD figure, or the closed form where everything is Gaussian, or the RDP bound where neither fits."""
     if {mechanism.name for mechanism in groups} == {"gaussian"}:
         return gaussian_epsilon(_combined_noise(groups), delta)
-    if len(groups) > _MAX_PLD_GROUPS or enforced > _MAX_PLD_EPSILON:
+    gridded = {mechanism: uses for mechanism, uses in groups.items() if mechanism.name != "gaussian"}
+    loss = max(map(_largest_loss, gridded))
+    if len(groups) > _MAX_PLD_GROUPS or max(gridded.values()) > _MAX_PLD_USES:
         return enforced
-    return _pld_epsilon(tuple(sorted(groups.items())), delta, _FINE if enforced < 1 else _COARSE)
+    if enforced > _MAX_PLD_EPSILON or loss > _MAX_PLD_LOSS:
+        return enforced
+    return _pld_epsilon(
+        tuple(sorted(groups.items())), delta, _FINE if enforced < 1 and loss < _MAX_FINE_LOSS else _COARSE
+    )
+
+
+def _largest_loss(mechanism: Mechanism) -> float:
+    """Return how far the loss grid of one use reaches (nats, roughly)."""
+    reach = 1 / mechanism.noise
+    return reach if mechanism.name == "laplace" else reach * reach / 2 + 10 * reach
 
 
 def _combined_noise(groups: Groups) -> float:
@@ -247,7 +282,7 @@ def gaussian_epsilon(noise: float, delta: float) -> float:
     def log_delta(candidate: float) -> float:
         first = log_ndtr(0.5 / noise - candidate * noise)
         second = candidate + log_ndtr(-0.5 / noise - candidate * noise)
-        return float(first + math.log1p(-math.exp(min(second - first, -1e-300))))
+        return float(first + math.log(_NDTR_SLACK - math.expm1(min(second - first, 0.0))))
 
     if noise < 1e-3:
         return math.inf
@@ -315,8 +350,9 @@ def noise_multiplier(
         AccountingError: epsilon is not positive, or `prior` alone exceeds it, or no noise up to 1e6 suffices.
         EventError: sampling_rate or steps is impossible, or `prior` speaks of another unit or relation.
     """
-    if not 0 < epsilon < math.inf:
-        raise AccountingError(f"epsilon must be above 0, got {epsilon!r}")
+    budget = _real(epsilon)
+    if not 0 < budget < math.inf:
+        raise AccountingError(f"epsilon must be above 0 and finite, got {shown(epsilon)}")
 
     def run(noise: float) -> DpSgdRun:
         return DpSgdRun(
@@ -326,7 +362,7 @@ def noise_multiplier(
     spent = _take([prior] if isinstance(prior, Event) else prior)
     group([*spent, run(1.0)])  # Refuses what speaks of another unit or relation.
     before = group(spent)
-    return _least_noise(lambda noise: epsilon_of(before + group(run(noise)), delta, accountant), epsilon)
+    return _least_noise(lambda noise: epsilon_of(before + group(run(noise)), delta, accountant), budget)
 
 
 def _least_noise(spends: Callable[[float], float], budget: float) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from privacy.errors import BudgetError
+from privacy.errors import BudgetError, shown
 from privacy.events import Event, Neighbours, Unit
 
 __all__ = ["MAX_DELTA", "Budget"]
@@ -56,12 +56,12 @@ class Budget:
             raise BudgetError("period_epsilon and period_days are given together or not at all")
         days = self.period_days
         if days is not None and (type(days) is not int or not 1 <= days <= 36_500):
-            raise BudgetError(f"period_days must be in [1, 36500], got {days!r}")
+            raise BudgetError(f"period_days must be in [1, 36500], got {shown(days)}")
         try:
             object.__setattr__(self, "unit", Unit(self.unit))
             object.__setattr__(self, "neighbours", Neighbours(self.neighbours))
         except ValueError as cause:
-            raise BudgetError(str(cause)) from cause
+            raise BudgetError(f"unknown unit or neighbours: {shown(self.unit)}, {shown(self.neighbours)}") from cause
 
     def require_same_relation(self, run: Event) -> None:
         """Refuse a run whose unit or neighbours are not those of the budget.
@@ -108,8 +108,11 @@ class Budget:
         Raises:
             BudgetError: The format or a field is unknown, or a value is refused.
         """
+        if not isinstance(written, Mapping):
+            raise BudgetError(f"a budget must be an object, got {type(written).__name__}")
         values = dict(written)
-        if values.pop("format", None) != _FORMAT:
+        written_as = values.pop("format", None)
+        if not isinstance(written_as, str) or written_as != _FORMAT:
             raise BudgetError(f"unknown budget format; expected {_FORMAT}")
         try:
             return cls(**values)
@@ -119,10 +122,14 @@ class Budget:
 
 def _limit(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BudgetError(f"{name} must be a number, got {value!r}")
-    if not 0 < value < math.inf:
-        raise BudgetError(f"{name} must be above 0 and finite, got {value:g}")
-    return float(value)
+        raise BudgetError(f"{name} must be a number, got {shown(value)}")
+    try:
+        limit = float(value)
+    except OverflowError:
+        limit = math.inf
+    if not 0 < limit < math.inf:
+        raise BudgetError(f"{name} must be above 0 and finite, got {limit:g}")
+    return limit
 
 
 def _or_infinite(limit: float | None) -> float:

@@ -135,7 +135,7 @@ def check(entry: Entry, head: Head, *, key: bytes) -> Head:
         problem = f"entry {entry.seq} does not follow entry {head.seq}"
     elif _entry_digest(entry) != entry.hash:  # (3)
         problem = f"entry {entry.seq} was changed"
-    elif not hmac.compare_digest(_seal(key, _ENTRY, entry.hash), entry.mac):  # (4)
+    elif not hmac.compare_digest(_seal(key, _ENTRY, entry.hash).encode(), entry.mac.encode()):  # (4)
         problem = f"entry {entry.seq} was not written by this device"
     elif entry.at < head.at:  # (5)
         problem = f"entry {entry.seq} is dated before entry {head.seq}"

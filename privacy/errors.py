@@ -25,9 +25,16 @@ from __future__ import annotations
 
 import math
 
+MAX_MESSAGE_CHARS = 400  # What a terminal shows in a few rows.
+
 
 class PrivacyError(Exception):
     """Root of every error of this package; the message is one line that says what to do next."""
+
+    def __str__(self) -> str:
+        """Return one printable line, whatever a damaged file or an odd value wrote into the message."""
+        line = " ".join("".join(letter if letter.isprintable() else " " for letter in super().__str__()).split())
+        return line if len(line) <= MAX_MESSAGE_CHARS else f"{line[: MAX_MESSAGE_CHARS - 1]}…"
 
 
 class EventError(PrivacyError, ValueError):
@@ -64,6 +71,15 @@ class BudgetExhaustedError(PrivacyError):
     def __reduce__(self) -> tuple[object, ...]:
         """Keep the keyword arguments when the error crosses a process border."""
         return (_rebuild_exhausted, (self.wanted, self.left, self.where))
+
+
+def shown(value: object) -> str:
+    """Return `value` as an error message quotes it: short, even when it is a number of a million digits."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # A whole number of millions of digits, or a nest of lists.
+        text = f"a huge {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _up(epsilon: float) -> float:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, ClassVar, TypeVar
 
-from privacy.errors import EventError
+from privacy.errors import EventError, shown
 
 __all__ = [
     "DpSgdRun",
@@ -32,6 +32,7 @@ __all__ = [
 _Choice = TypeVar("_Choice", bound=Enum)
 
 MAX_AMOUNT = 1e9  # Noise beyond it drowns any signal, and both accountants lose their footing.
+MIN_AMOUNT = 1e-300  # Half of it is still a number above 0, so no division fails; epsilon is infinite all the same.
 MIN_RATE = 1e-12  # One unit in a trillion.
 MAX_STREAM = 1_000_000  # Steps of one correlated stream; its sensitivity is a sum over them.
 MAX_USES = 10**12  # More uses of one mechanism than any device makes; keeps sums inside floating point.
@@ -223,7 +224,7 @@ class MatrixFactorisationRun(Event):
             self._set(name, _count(name, getattr(self, name)))
         self._set("clip_norm", _positive("clip_norm", self.clip_norm))
         if self.steps > MAX_STREAM:
-            raise EventError(f"steps of a stream must be at most {MAX_STREAM}, got {_shorten(self.steps)}")
+            raise EventError(f"steps of a stream must be at most {MAX_STREAM}, got {shown(self.steps)}")
         if self.bands > self.steps:
             raise EventError(f"bands must be at most steps ({self.steps}), got {self.bands}")
 
@@ -248,12 +249,12 @@ def event_from_dict(written: Mapping[str, Any]) -> Event:
         raise EventError(f"an event must be an object, got {type(written).__name__}")
     kind = written.get("event")
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise EventError(f"unknown event type {_shorten(kind)}; update limbeck, or do not count what it cannot read")
+        raise EventError(f"unknown event type {shown(kind)}; update limbeck, or do not count what it cannot read")
     event = _KINDS[kind]
     known = {field.name for field in fields(event)}
     given = set(written) - {"event"}
     if given != known:
-        wrong = ", ".join(sorted(map(_shorten, given ^ known)))
+        wrong = ", ".join(sorted(map(shown, given ^ known)))
         raise EventError(f"event {kind} has unknown or missing fields: {wrong}")
     return event(**{name: written[name] for name in known})
 
@@ -263,16 +264,16 @@ def _member(choices: type[_Choice], value: object) -> _Choice:
         return choices(value)
     except ValueError as cause:
         allowed = ", ".join(choice.value for choice in choices)
-        raise EventError(f"{choices.__name__.lower()} must be one of {allowed}, got {_shorten(value)}") from cause
+        raise EventError(f"{choices.__name__.lower()} must be one of {allowed}, got {shown(value)}") from cause
 
 
 def _number(name: str, value: object) -> float:
     if isinstance(value, (bool, str, bytes)):
-        raise EventError(f"{name} must be a number, got {_shorten(value)}")
+        raise EventError(f"{name} must be a number, got {shown(value)}")
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as cause:
-        raise EventError(f"{name} must be a number, got {_shorten(value)}") from cause
+        raise EventError(f"{name} must be a number, got {shown(value)}") from cause
     if not math.isfinite(number):
         raise EventError(f"{name} must be finite, got {number}")
     return number
@@ -282,6 +283,8 @@ def _positive(name: str, value: object) -> float:
     number = _number(name, value)
     if number <= 0:
         raise EventError(f"{name} must be above 0, got {number:g}; without noise there is no guarantee")
+    if number < MIN_AMOUNT:
+        raise EventError(f"{name} must be at least {MIN_AMOUNT:g}, got {number:g}; it would be no noise at all")
     if number > MAX_AMOUNT:
         raise EventError(f"{name} must be at most {MAX_AMOUNT:g}, got {number:g}")
     return number
@@ -302,15 +305,7 @@ def _count(name: str, value: object) -> int:
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError as cause:
-        raise EventError(f"{name} must be a whole number, got {_shorten(value)}") from cause
+        raise EventError(f"{name} must be a whole number, got {shown(value)}") from cause
     if not 1 <= number <= MAX_USES:
-        raise EventError(f"{name} must be in [1, {MAX_USES}], got {_shorten(number)}")
+        raise EventError(f"{name} must be in [1, {MAX_USES}], got {shown(number)}")
     return number
-
-
-def _shorten(value: object) -> str:
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # A whole number of millions of digits, or a nest of lists.
-        text = f"a huge {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -18,7 +18,7 @@ from privacy.anchor import Anchor, NoAnchor
 from privacy.books import Receipt
 from privacy.budget import Budget
 from privacy.chain import Entry, Head
-from privacy.errors import BudgetError, EventError, LedgerError, ReceiptError
+from privacy.errors import BudgetError, EventError, LedgerError, ReceiptError, shown
 from privacy.events import Event
 from privacy.ledger_file import LedgerFile
 
@@ -72,6 +72,8 @@ class Ledger:
             BudgetError: `budget` differs from the recorded one; use `set_budget` to change it.
             LedgerError: It cannot be opened, is busy, or there is no room.
         """
+        if not isinstance(key, bytes):
+            raise LedgerError(f"the ledger key must be bytes, got {type(key).__name__}; derive it from DeviceKey")
         if len(key) < chain.MIN_KEY_BYTES:
             raise LedgerError(f"the ledger key must be at least {chain.MIN_KEY_BYTES} bytes; derive it from DeviceKey")
         file = LedgerFile(Path(path), key=key, anchor=anchor or NoAnchor(), clock=clock, busy_seconds=busy_seconds)
@@ -85,6 +87,7 @@ class Ledger:
         return ledger
 
     def _require_budget(self, budget: Budget, scope: str) -> None:
+        _require_name("scope", scope)
         with self._file.reading() as books:
             recorded = books.budgets.get(scope)
         if recorded is None:
@@ -135,7 +138,7 @@ class Ledger:
         named = _require_blocks(blocks)
         _require_name("scope", scope)
         _require_name("caller", caller)
-        _require_name("plan_digest", plan_digest or "none")
+        _require_name("plan_digest", "none" if plan_digest == "" else plan_digest)
         curve = rdp_curve(run)  # Outside the lock: other processes need not wait for arithmetic.
         with self._file.writing() as books:
             delta = books.budget(scope).delta
@@ -167,13 +170,14 @@ class Ledger:
             LedgerTamperedError, LedgerBusyError, LedgerFullError: Nothing is drawn.
         """
         if type(steps) is not int or steps < 1:
-            raise ReceiptError(f"steps to draw must be a whole number above 0, got {steps!r}")
+            raise ReceiptError(f"steps to draw must be a whole number above 0, got {shown(steps)}")
+        _require_receipt(receipt)
         with self._file.writing() as books:
             reservation = books.require_open(receipt)
             before = receipt.run.uses - reservation.drawn
             if steps > before:
                 raise ReceiptError(
-                    f"receipt {receipt.id} has {before} steps left and {steps} were asked; reserve a new run"
+                    f"receipt {receipt.id} has {before} steps left and {shown(steps)} were asked; reserve a new run"
                 )
             self._file.append(
                 "draw", body={"steps": steps}, scope=receipt.scope, caller=reservation.caller, receipt=receipt.id
@@ -192,6 +196,7 @@ class Ledger:
             LedgerTamperedError, LedgerBusyError, LedgerFullError: It stays open, which costs nothing.
         """
         _require_name("outcome", outcome)
+        _require_receipt(receipt)
         with self._file.writing() as books:
             known = books.reservations.get(receipt.id)
             if known is not None and known.receipt == receipt and known.outcome == outcome:
@@ -219,6 +224,8 @@ class Ledger:
                 the neighbours of a scope that was already charged. The recorded budget stays.
         """
         _require_name("scope", scope)
+        if not isinstance(budget, Budget):
+            raise BudgetError(f"a budget must be a Budget, got {type(budget).__name__}")
         with self._file.writing() as books:
             recorded = books.budgets.get(scope)
             if recorded == budget:
@@ -233,21 +240,25 @@ class Ledger:
 
     def spent(self, scope: str = DEFAULT_SCOPE, accountant: Accountant = "rdp") -> float:
         """Return the epsilon (nats) that the worst block of `scope`, and so any record, has lost at most."""
+        _require_name("scope", scope)
         with self._file.reading() as books:
             return books.spent(scope, accountant)
 
     def spent_by_block(self, scope: str = DEFAULT_SCOPE, accountant: Accountant = "rdp") -> dict[str, float]:
         """Return the epsilon (nats) of every block that anything was charged to."""
+        _require_name("scope", scope)
         with self._file.reading() as books:
             return books.spent_by_block(scope, accountant)
 
     def spent_by_caller(self, scope: str = DEFAULT_SCOPE) -> dict[str, float]:
         """Return the epsilon (nats) each caller took from the block it used most; shares are no guarantee."""
+        _require_name("scope", scope)
         with self._file.reading() as books:
             return books.spent_by_caller(scope)
 
     def spent_in_total(self, scope: str = DEFAULT_SCOPE, accountant: Accountant = "rdp") -> float:
         """Return the epsilon (nats) of all runs as if each had read every record: for a person in all blocks."""
+        _require_name("scope", scope)
         with self._file.reading() as books:
             return books.spent_in_total(scope, accountant)
 
@@ -264,6 +275,7 @@ class Ledger:
         Raises:
             BudgetError: The scope has no budget.
         """
+        _require_name("scope", scope)
         asked = None if blocks is None else _require_blocks(blocks)
         with self._file.reading() as books:
             spent = books.spent_by_block(scope)
@@ -280,7 +292,11 @@ class Ledger:
         Raises:
             BudgetError: The scope has no budget, or one for another unit or relation.
         """
+        if not isinstance(run, Event):
+            raise EventError(f"a run must be a privacy event, got {type(run).__name__}")
         named = _require_blocks(blocks)
+        _require_name("scope", scope)
+        _require_name("caller", caller)
         with self._file.reading() as books:
             at, _ = self._file.now()
             return tuple(one for one in named if books.fits(run, blocks=[one], scope=scope, caller=caller, at=at))
@@ -291,6 +307,7 @@ class Ledger:
         Raises:
             BudgetError: It has none.
         """
+        _require_name("scope", scope)
         with self._file.reading() as books:
             return books.budget(scope)
 
@@ -364,12 +381,20 @@ class Ledger:
 def _require_blocks(blocks: Sequence[str]) -> tuple[str, ...]:
     if isinstance(blocks, str | bytes):
         raise EventError("blocks must be a list of names, got one text")
-    named = tuple(blocks)
-    if not 1 <= len(named) <= MAX_BLOCKS or len(set(named)) != len(named):
-        raise EventError(f"a run names 1 to {MAX_BLOCKS} different blocks, got {len(named)}")
+    try:
+        named = tuple(blocks)
+    except TypeError as cause:
+        raise EventError(f"blocks must be a list of names, got {type(blocks).__name__}") from cause
     for name in named:
         _require_name("block", name)
+    if not 1 <= len(named) <= MAX_BLOCKS or len(set(named)) != len(named):
+        raise EventError(f"a run names 1 to {MAX_BLOCKS} different blocks, got {len(named)}")
     return named
+
+
+def _require_receipt(receipt: object) -> None:
+    if not isinstance(receipt, Receipt) or not isinstance(receipt.id, str):
+        raise ReceiptError(f"a receipt must be what reserve returned, got {type(receipt).__name__}")
 
 
 def _require_name(what: str, name: object) -> None:

@@ -318,6 +318,8 @@ def _translated() -> Iterator[None]:
         yield
     except sqlite3.Error as cause:
         raise _explain(cause) from cause
+    except UnicodeDecodeError as cause:  # SQLite quotes a name that it cannot read.
+        raise LedgerTamperedError(f"the ledger is damaged (text that is none); {STAYS_OFF}") from cause
     except OSError as cause:
         raise LedgerError(f"the ledger cannot be opened ({cause.strerror}); check its folder") from cause
 
@@ -328,7 +330,7 @@ def _explain(cause: sqlite3.Error) -> LedgerError:
         return LedgerBusyError("another process holds the ledger; nothing was recorded, try again")
     if name.startswith(_NO_ROOM):
         return LedgerFullError("no room on the disk for the ledger; nothing was recorded, free some space")
-    if name.startswith(_DAMAGED):
+    if name.startswith(_DAMAGED) or (not name and "decode" in str(cause)):  # Text that is none.
         return LedgerTamperedError(f"the ledger is damaged ({cause}); {STAYS_OFF}")
     return LedgerError(f"the ledger cannot be used ({cause}); nothing was recorded")
 

@@ -19,6 +19,7 @@ import hmac
 import json
 import logging
 import math
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,11 +28,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from dp_accounting import dp_event
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import rdp_privacy_accountant as google_rdp
 
-from privacy.errors import ExportError
+from privacy.errors import ExportError, shown
 
 __all__ = ["Verdict", "verify_export", "verify_file"]
 
@@ -40,13 +42,33 @@ _TOLERANCE = 1e-6  # Relative: two implementations of the same series.
 _BESIDE_TOLERANCE = 0.01  # Relative: two loss grids may differ.
 MAX_ORDER = 1024.0
 MAX_STREAM = 1_000_000
+_MAX_USES = 10**12
+_MIN_RATE, _MAX_DELTA, _MAX_DAYS = 1e-12, 1e-5, 36_500
+_UNITS = ("record", "conversation", "day")
+_SENSITIVITY = {"replace": 2.0, "zero_out": 1.0, "add_or_remove": 1.0}
+_MIN_AMOUNT, _MAX_AMOUNT = 1e-300, 1e9  # Of noise and clip norms: no ledger accepts less or more.
 _MAX_BESIDE = 5_000.0  # Epsilon beyond which no loss grid fits in memory, and no figure means anything.
+_MAX_BESIDE_GROUPS = 256  # The ledger states the RDP bound as the figure beside where a grid would take minutes:
+_MAX_BESIDE_USES = 1_000_000  # too many mechanisms, too many uses of one, or one that may lose too many nats.
+_MAX_BESIDE_LOSS = 300.0
 _SERIES_SLACK = 1e-11  # Of a log-moment: dp-accounting drops terms below e^-30, and rounds log-binomials of size 1e3.
 _ROUNDING = 1e-15  # Of a divergence that is computed as the difference of numbers near 1.
 _TINY_PURE = 1e-4
 _FAINT = 1e-8  # A log-moment below this is rounding noise in any series of the size of 1.
 _FORMAT = "ledger_export/1"
 _FIELDS = ("seq", "at", "kind", "scope", "caller", "receipt", "body", "previous")
+_BUDGET = {"format", "unit", "neighbours", "delta", "epsilon", "total_epsilon", "caller_epsilon"}
+_BUDGET |= {"period_epsilon", "period_days"}
+_RUNS = {
+    "dp_sgd_run/1": {"noise_multiplier", "sampling_rate", "steps", "clip_norm"},
+    "gaussian_release/1": {"noise_multiplier", "count"},
+    "gate_release/1": {"noise_multiplier", "count"},
+    "laplace_release/1": {"scale", "count"},
+    "matrix_factorisation_run/1": {
+        *("noise_multiplier", "steps", "bands", "min_separation", "max_participations", "clip_norm"),
+    },
+}
+"""Fields of each mechanism, besides event, unit and neighbours. One more or less, and its meaning is not known here."""
 
 Mechanism = tuple[str, float, float]
 """Name, noise over sensitivity, sampling rate."""
@@ -112,7 +134,11 @@ def verify_export(text: str, *, key: bytes | None = None, beside: bool = True) -
     Raises:
         ExportError: The text is malformed, or something in it does not follow from its entries; the line says what.
     """
-    written = _read(text)  # (1)
+    with np.errstate(all="ignore"):  # Odd noise overflows into the infinite divergence that it has.
+        return _verify(_read(text), key=key, beside=beside)  # (1)
+
+
+def _verify(written: Mapping[str, Any], *, key: bytes | None, beside: bool) -> Verdict:
     log = logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.ERROR)  # dp-accounting warns of each order that it gives up on; `_divergence` deals with them.
@@ -123,17 +149,17 @@ def verify_export(text: str, *, key: bytes | None = None, beside: bool = True) -
         if set(claims) != set(scopes):
             raise ExportError("the claims do not name the scopes of the entries; export the ledger again")
         spent = {name: _check_claims(name, scopes[name], claims[name]) for name in scopes}  # (6)
-        shown = {
+        figures_beside = {
             name: _check_beside(name, scopes[name], claims[name], spent[name])  # (7)
             for name in scopes
             if beside and claims[name]["spent_pld"] is not None
         }
         return Verdict(
-            ledger=str(json.loads(entries[0]["body"])["ledger"]),
+            ledger=str(_loads(entries[0]["body"])["ledger"]),
             entries=len(entries),
             runs=sum(entry["kind"] == "reserve" for entry in entries),
             spent=spent,
-            spent_beside=shown,
+            spent_beside=figures_beside,
             delta={name: scope.budget["delta"] for name, scope in scopes.items()},
             unit={name: f"{scope.budget['unit']}/{scope.budget['neighbours']}" for name, scope in scopes.items()},
             sealed=key is not None,
@@ -148,15 +174,21 @@ def verify_export(text: str, *, key: bytes | None = None, beside: bool = True) -
 
 
 def _read(text: str) -> dict[str, Any]:
+    if not isinstance(text, str):
+        raise ExportError(f"an export is a text, got {type(text).__name__}")
     if len(text) > MAX_EXPORT_BYTES:
         raise ExportError(f"the export is larger than {MAX_EXPORT_BYTES // 1024**2} MB; no ledger grows that long")
     try:
-        written = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse_constant)
+        written = _loads(text)
     except (ValueError, RecursionError) as cause:
         raise ExportError(f"the export is not JSON as the ledger writes it ({str(cause)[:60]})") from cause
     if not isinstance(written, dict) or written.get("format") != _FORMAT:
         raise ExportError(f"the file is not an export of format {_FORMAT}; update limbeck or export again")
     return written
+
+
+def _loads(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_once, parse_constant=_refuse_constant)
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -198,9 +230,9 @@ def _replay(entries: Sequence[Mapping[str, Any]]) -> dict[str, _Scope]:
     reserved: dict[str, int] = {}
     closed: set[str] = set()
     for entry in entries:
-        facts, receipt = json.loads(entry["body"]), entry["receipt"]
+        facts, receipt = _loads(entry["body"]), entry["receipt"]
         if entry["kind"] == "budget":
-            scopes.setdefault(entry["scope"], _Scope()).budget = facts["budget"]
+            scopes.setdefault(entry["scope"], _Scope()).budget = _known_budget(facts["budget"])
         elif entry["kind"] == "reserve":
             if entry["scope"] not in scopes or receipt in reserved:
                 raise ExportError(f"entry {entry['seq']} reserves without a budget, or a receipt twice")
@@ -216,6 +248,21 @@ def _replay(entries: Sequence[Mapping[str, Any]]) -> dict[str, _Scope]:
         elif entry["kind"] != "genesis" or entry["seq"] != 1:
             raise ExportError(f"entry {entry['seq']} is of an unknown kind; verify with a newer version")
     return scopes
+
+
+def _known_budget(budget: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Refuse a budget with limits that are not known here, or that no ledger accepts."""
+    if set(budget) != _BUDGET or budget["format"] != "budget/1":
+        raise ExportError("an entry holds a budget of an unknown format; verify with a newer version")
+    for name in ("epsilon", "delta", "total_epsilon", "caller_epsilon", "period_epsilon"):
+        if budget[name] is not None or name in ("epsilon", "delta"):
+            _positive(budget[name], least=math.ulp(0.0), most=_MAX_DELTA if name == "delta" else sys.float_info.max)
+    period = budget["period_days"]
+    if (budget["period_epsilon"] is None) != (period is None) or (period is not None and _whole(period) > _MAX_DAYS):
+        raise ExportError("an entry holds a budget with half a period or an endless one; no ledger accepts it")
+    if budget["unit"] not in _UNITS or budget["neighbours"] not in _SENSITIVITY:
+        raise ExportError("an entry holds a budget for an unknown unit or relation; verify with a newer version")
+    return budget
 
 
 def _reserve(scope: _Scope, entry: Mapping[str, Any], facts: Mapping[str, Any]) -> int:
@@ -264,10 +311,14 @@ def _limits(budget: Mapping[str, Any], blocks: Sequence[str], caller: str) -> It
 
 def _mechanism(run: Mapping[str, Any]) -> tuple[Mechanism, int]:
     """Return what dp-accounting knows the run as, and how often it was used."""
-    sensitivity = {"replace": 2.0, "zero_out": 1.0, "add_or_remove": 1.0}[run["neighbours"]]
+    sensitivity = _SENSITIVITY[run["neighbours"]]
     kind = run["event"]
+    if kind not in _RUNS or set(run) != {"event", "unit", "neighbours", *_RUNS[kind]}:
+        raise ExportError(f"an entry holds a mechanism that cannot be verified: {str(kind)[:40]}")
+    if "clip_norm" in run:
+        _positive(run["clip_norm"])
     if kind == "dp_sgd_run/1":
-        rate = run["sampling_rate"]
+        rate = _positive(run["sampling_rate"], least=_MIN_RATE, most=1.0)
         if rate < 1 and sensitivity != 1:
             raise ExportError("an entry samples under replace, for which no bound is known")
         name = "gaussian" if rate == 1 else "sampled"
@@ -295,9 +346,9 @@ def _stream_sensitivity(run: Mapping[str, Any]) -> float:
     return math.sqrt(math.fsum(value * value for value in change))
 
 
-def _positive(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ExportError(f"the export holds {str(value)[:20]!r} where an amount of noise belongs")
+def _positive(value: object, least: float = _MIN_AMOUNT, most: float = _MAX_AMOUNT) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise ExportError(f"the export holds {shown(value)} where an amount belongs")
     return float(value)
 
 
@@ -384,13 +435,22 @@ def _check_beside(name: str, scope: _Scope, claims: Mapping[str, Any], enforced:
         if claims["blocks"][block]["epsilon"] <= worst:
             break
         bound = float(claims["blocks"][block]["epsilon"])
-        if bound <= _MAX_BESIDE:
+        if bound <= _MAX_BESIDE and _fits_a_grid(scope.blocks[block]):
             bound = _pld_epsilon(frozenset(scope.blocks[block].items()), scope.budget["delta"])
         worst = max(worst, bound)
     # The ledger states the exact value where all is Gaussian, and never more than RDP: so the grid may only add to it.
     if claimed > enforced * (1 + _TOLERANCE) or abs(min(worst, enforced) - claimed) > _BESIDE_TOLERANCE * worst + 1e-3:
         raise ExportError(f"the PLD epsilon of scope {name} is {worst:.6f}, the export claims {claimed:.6f}")
     return worst
+
+
+def _fits_a_grid(groups: Mapping[Mechanism, int]) -> bool:
+    gridded = {mechanism: uses for mechanism, uses in groups.items() if mechanism[0] != "gaussian"}
+    if not gridded:
+        return True  # One Gaussian, whatever their number.
+    reach = max(1 / noise if name == "laplace" else 0.5 / noise / noise + 10 / noise for name, noise, _ in gridded)
+    fits = max(gridded.values()) <= _MAX_BESIDE_USES and len(groups) <= _MAX_BESIDE_GROUPS
+    return fits and reach <= _MAX_BESIDE_LOSS
 
 
 @lru_cache(maxsize=1024)
@@ -402,6 +462,6 @@ def _pld_epsilon(groups: frozenset[tuple[Mechanism, int]], delta: float) -> floa
 
 
 def _whole(value: object) -> int:
-    if type(value) is not int or value < 1:
-        raise ExportError(f"the export holds {str(value)[:20]!r} where a count belongs")
+    if type(value) is not int or not 1 <= value <= _MAX_USES:
+        raise ExportError(f"the export holds {shown(value)} where a count belongs")
     return value

@@ -3,9 +3,11 @@ import math
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import ndtr
 from scipy.stats import norm
 
 from privacy import accounting
@@ -213,3 +215,35 @@ def test_the_inverse_says_when_no_noise_suffices() -> None:
         noise_multiplier(epsilon=1.0, delta=DELTA, sampling_rate=1.0, steps=1, prior=[run(1.0, 0.5, 10)])
     with pytest.raises(EventError, match="sampling_rate"):
         noise_multiplier(epsilon=1.0, delta=DELTA, sampling_rate=1.5, steps=1)
+
+
+@pytest.mark.parametrize(
+    "odd", [None, "1e-5", [], 1j, 10**400, math.nan, np.array([1e-5, 1e-6])], ids=lambda odd: repr(odd)[:9]
+)
+def test_a_delta_an_epsilon_or_records_that_are_no_numbers_are_refused_in_one_line(odd: Any) -> None:
+    with pytest.raises(AccountingError, match="delta"):
+        epsilon(run(1, 1, 1), delta=odd)
+    with pytest.raises(AccountingError, match="epsilon"):
+        noise_multiplier(epsilon=odd, delta=DELTA, sampling_rate=1.0, steps=1)
+    if odd is not None:
+        with pytest.raises(AccountingError, match="records"):
+            epsilon(run(1, 1, 1), delta=DELTA, records=odd)
+
+
+@pytest.mark.parametrize("delta", [2e-7, 1e-9, 1e-12])
+def test_faint_gaussian_releases_have_an_exact_epsilon(delta: float) -> None:
+    """Two probabilities near 1/2 cancel there; delta(eps) is E[(L - eps)+] of the loss L, a normal of std 1/noise."""
+    noise = 1e6
+    reached = gaussian_epsilon(noise, delta) * noise
+    assert float(norm.pdf(reached) - reached * ndtr(-reached)) / noise == pytest.approx(delta, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [LaplaceRelease(scale=1e9, count=10**12), run(1e-8, 0.011, 1), LaplaceRelease(scale=0.001)],
+    ids=["a trillion uses", "hardly any noise, hardly any sample", "hardly any noise"],
+)
+def test_where_a_loss_grid_would_take_minutes_the_figure_beside_is_the_enforced_one(event: Event) -> None:
+    before = time.process_time()
+    assert epsilon(event, delta=DELTA) == epsilon(event, delta=DELTA, accountant="rdp")
+    assert time.process_time() - before < 1

@@ -97,3 +97,19 @@ def test_a_promise_is_weakened_only_on_purpose_and_never_reinterpreted() -> None
     Budget(epsilon=3).require_may_replace(recorded, charged=True, allow_raise=True)
     with pytest.raises(BudgetError, match="new scope"):
         Budget(epsilon=2, unit=Unit.DAY).require_may_replace(recorded, charged=True, allow_raise=True)
+
+
+@pytest.mark.parametrize("limit", [10**400, -(10**400), 10**5000], ids=["400 digits", "negative", "5000 digits"])
+def test_a_limit_that_is_no_finite_float_is_refused_in_one_line(limit: int) -> None:
+    with pytest.raises(BudgetError, match="finite"):
+        Budget(epsilon=limit)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [None, 7, "budget/1", [], {"format": ["budget/1"]}, {"format": 10**5000}],
+    ids=lambda written: type(written).__name__,
+)
+def test_what_is_no_written_budget_is_refused(written: Any) -> None:
+    with pytest.raises(BudgetError):
+        Budget.from_dict(written)

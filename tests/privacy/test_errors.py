@@ -5,7 +5,7 @@ import re
 import pytest
 
 from privacy import errors
-from privacy.errors import BudgetExhaustedError, PrivacyError
+from privacy.errors import MAX_MESSAGE_CHARS, BudgetExhaustedError, LedgerTamperedError, PrivacyError, shown
 
 
 def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
@@ -31,3 +31,16 @@ def test_an_exhausted_budget_survives_a_process_border() -> None:
     assert (error.wanted, error.left, error.where) == (1.2, 0.4, "x")
     with pytest.raises(BudgetExhaustedError, match="inf"):
         raise BudgetExhaustedError(wanted=float("inf"), left=0.4)
+
+
+def test_a_message_is_one_printable_line_whatever_was_quoted_in_it() -> None:
+    quoted = LedgerTamperedError("damaged (create\n  table \x1b[2J \ud800 x" + "y" * 5000 + ")")
+    assert str(quoted).startswith("damaged (create table [2J x")
+    assert str(quoted).isprintable()
+    assert len(str(quoted)) == MAX_MESSAGE_CHARS
+
+
+def test_what_is_quoted_is_short_even_when_python_will_not_write_it() -> None:
+    assert shown(7) == "7"
+    assert shown(10**5000) == "a huge int"
+    assert len(shown("x" * 5000)) == 60

@@ -126,3 +126,9 @@ def test_unknown_types_versions_and_fields_are_refused(written: Any) -> None:
 def test_facts_are_frozen() -> None:
     with pytest.raises(AttributeError):
         GaussianRelease(noise_multiplier=1).count = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("noise", [5e-324, 1e-301])
+def test_noise_so_small_that_halving_it_gives_nothing_is_refused(noise: float) -> None:
+    with pytest.raises(EventError, match="no noise at all"):
+        LaplaceRelease(scale=noise)

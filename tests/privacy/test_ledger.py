@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlite_utils import Database
@@ -394,3 +394,39 @@ def test_a_reader_of_the_raw_file_finds_what_was_promised(tmp_path: Path) -> Non
         connection = sqlite3.connect(tmp_path / "ledger.db")
         assert connection.execute("select count(*) from entries where kind = 'reserve'").fetchone() == (1,)
         connection.close()
+
+
+def test_arguments_of_another_kind_are_refused_in_one_line_and_charge_nothing(tmp_path: Path) -> None:
+
+    with opened(tmp_path) as ledger:
+        before = ledger.entries()
+        forged = Receipt(run=NIGHT, blocks=("b",), scope="experience", id=cast(Any, ["x"]))
+        for odd in (None, 7, [["b"]], {}, object(), 10**5000):
+            for attempt in (
+                lambda odd=odd: ledger.reserve(NIGHT, blocks=odd),
+                lambda odd=odd: ledger.reserve(NIGHT, blocks=["b"], scope=odd),
+                lambda odd=odd: ledger.reserve(NIGHT, blocks=["b"], caller=odd),
+                lambda odd=odd: ledger.reserve(NIGHT, blocks=["b"], plan_digest=odd),
+                lambda odd=odd: ledger.reserve(odd, blocks=["b"]),
+                lambda odd=odd: ledger.draw(odd),
+                lambda odd=odd: ledger.close(odd),
+                lambda odd=odd: ledger.set_budget(odd),
+                lambda odd=odd: ledger.spent(odd),
+                lambda odd=odd: ledger.spent_by_block(odd),
+                lambda odd=odd: ledger.spent_by_caller(odd),
+                lambda odd=odd: ledger.spent_in_total(odd),
+                lambda odd=odd: ledger.left(odd),
+                lambda odd=odd: ledger.budget(odd),
+                lambda odd=odd: ledger.affordable(odd, blocks=["b"]),
+                lambda odd=odd: ledger.affordable(NIGHT, blocks=["b"], caller=odd),
+                lambda odd=odd: Ledger.open(tmp_path / "other.db", key=odd),
+                lambda odd=odd: Ledger.open(tmp_path / "ledger.db", key=KEY, budget=Budget(epsilon=8), scope=odd),
+                lambda: ledger.draw(forged),
+                lambda: ledger.close(forged),
+            ):
+                with pytest.raises(PrivacyError):
+                    attempt()
+        receipt = ledger.reserve(NIGHT, blocks=["b"])
+        with pytest.raises(ReceiptError, match="a huge int"):
+            ledger.draw(receipt, 10**5000)
+        assert len(ledger.entries()) == len(before) + 1

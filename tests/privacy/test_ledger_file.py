@@ -311,3 +311,24 @@ def test_a_file_that_may_not_grow_refuses_a_run_and_loses_nothing(tmp_path: Path
     with opened(tmp_path, epsilon=400.0) as ledger:
         assert len(ledger.open_receipts()) == int(done.stdout)
         ledger.verify()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update entries set mac = 'é' || substr(mac, 2) where seq = 3",
+        "update entries set kind = cast(x'c328' as text) where seq = 3",
+        "update entries set body = cast(x'0a1b5b324ac3280a' as text) where seq = 3",
+        "update head set mac = cast(x'c328' as text)",
+    ],
+)
+def test_text_that_is_none_is_damage_told_in_one_line(spent: Path, statement: str) -> None:
+    edit(spent, statement)
+    require_refused(spent)
+
+
+def test_a_table_whose_name_is_no_text_is_damage_told_in_one_line(spent: Path) -> None:
+    path = spent / "ledger.db"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"VIEW runs", b"VIEW\xf5runs").replace(b"TABLE head (", b"TABLE\xf5hea\n ("))
+    require_refused(spent)

@@ -1,6 +1,7 @@
 """The independent path: an export alone, recomputed by dp-accounting. What it must accept, and what it must not."""
 
 import ast
+import hashlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
@@ -342,3 +343,99 @@ def test_the_verifier_shares_no_accounting_with_the_ledger() -> None:
 def test_an_empty_ledger_verifies(tmp_path: Path) -> None:
     with Ledger.open(tmp_path / "ledger.db", key=KEY) as ledger:
         assert verify_export(ledger.export(), key=KEY).spent == {}
+
+
+def _unknown_field(entries: list[dict[str, Any]]) -> None:
+    entries[3]["body"]["run"]["halved_by"] = "a newer version"
+
+
+def _missing_field(entries: list[dict[str, Any]]) -> None:
+    del entries[3]["body"]["run"]["clip_norm"]
+
+
+def _unknown_limit(entries: list[dict[str, Any]]) -> None:
+    entries[1]["body"]["budget"]["weekly_epsilon"] = 1.0
+
+
+def _newer_budget(entries: list[dict[str, Any]]) -> None:
+    entries[1]["body"]["budget"]["format"] = "budget/2"
+
+
+def _half_a_period(entries: list[dict[str, Any]]) -> None:
+    entries[1]["body"]["budget"]["period_epsilon"] = None
+
+
+def _too_many_participations(entries: list[dict[str, Any]]) -> None:
+    run = next(entry["body"]["run"] for entry in entries if "matrix" in str(entry["body"].get("run")))
+    run["max_participations"] = 10**13
+
+
+def _rate_that_is_no_number(entries: list[dict[str, Any]]) -> None:
+    entries[3]["body"]["run"]["sampling_rate"] = True
+
+
+def _unknown_unit(entries: list[dict[str, Any]]) -> None:
+    entries[2]["body"]["budget"]["unit"] = "person"
+
+
+def _large_delta(entries: list[dict[str, Any]]) -> None:
+    entries[2]["body"]["budget"]["delta"] = 1e-3
+
+
+def _endless_period(entries: list[dict[str, Any]]) -> None:
+    entries[1]["body"]["budget"]["period_days"] = 10**6
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (_unknown_field, "cannot be verified"),
+        (_missing_field, "cannot be verified"),
+        (_unknown_limit, "unknown format"),
+        (_newer_budget, "unknown format"),
+        (_half_a_period, "half a period"),
+        (_endless_period, "endless"),
+        (_too_many_participations, "count belongs"),
+        (_rate_that_is_no_number, "amount belongs"),
+        (_unknown_unit, "unknown unit"),
+        (_large_delta, "amount belongs"),
+    ],
+)
+def test_what_the_ledger_could_not_read_is_not_skipped_but_refused(
+    text: str, change: Callable[[list[dict[str, Any]]], None], line: str
+) -> None:
+    with pytest.raises(ExportError, match=line):
+        verify_export(rehashed(text, change), beside=False)
+
+
+def test_a_name_that_stands_twice_inside_an_entry_is_refused(text: str) -> None:
+    written = json.loads(text)
+    written["entries"][3]["body"] = written["entries"][3]["body"].replace('"steps":10', '"steps":20,"steps":10')
+    previous = "0" * 64
+    for entry in written["entries"]:
+        entry["previous"] = previous
+        fields = [entry[name] for name in ("seq", "at", "kind", "scope", "caller", "receipt", "body", "previous")]
+        previous = hashlib.sha256(json.dumps(fields, separators=(",", ":")).encode()).hexdigest()
+        entry["hash"] = previous
+    written["head"]["hash"] = previous
+    with pytest.raises(ExportError):
+        verify_export(canonical(written), beside=False)
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [DpSgdRun(noise_multiplier=4 + index / 100, sampling_rate=0.01, steps=3) for index in range(300)],
+        [LaplaceRelease(scale=1e6, count=2_000_000)],
+        [DpSgdRun(noise_multiplier=0.02, sampling_rate=1e-7, steps=1)],
+    ],
+    ids=["300 mechanisms", "2 million uses", "hardly any noise"],
+)
+def test_where_the_ledger_states_the_enforced_bound_beside_the_verifier_expects_it(
+    tmp_path: Path, runs: list[Event]
+) -> None:
+    with opened(tmp_path, epsilon=5000.0) as ledger:
+        for run in runs:
+            ledger.reserve(run, blocks=["b"])
+        verdict = verify_export(ledger.export())
+        assert verdict.spent_beside == verdict.spent == {"experience": ledger.spent(accountant="pld")}

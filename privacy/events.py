@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -67,8 +68,8 @@ class Neighbours(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
-    """One fact about private records."""
+class Event(ABC):
+    """One fact about private records. Abstract: a fact without a mechanism costs nothing that could be computed."""
 
     unit: Unit = Unit.RECORD
     """Whose presence is hidden."""
@@ -83,6 +84,7 @@ class Event:
         self._set("neighbours", _member(Neighbours, self.neighbours))
         self._check()
 
+    @abstractmethod
     def _check(self) -> None:
         """Validate and normalise the fields of the subclass."""
 
@@ -90,9 +92,9 @@ class Event:
         object.__setattr__(self, name, value)  # Frozen for everybody else; here the field is being normalised.
 
     @property
+    @abstractmethod
     def uses(self) -> int:
         """How often the mechanism is used: what `Ledger.draw` counts."""
-        raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
         """Write the fact as JSON-ready values."""

@@ -42,6 +42,7 @@ from privacy.schema import SCHEMA
 
 __all__ = ["LedgerFile"]
 
+_WAY_ON = "if it is lost for good, limbeck privacy write-off"
 _CLOCK_SLIP_SECONDS = 1.0  # Smaller steps back are clock discipline, not somebody setting the clock.
 _COLUMNS = "seq, at, kind, scope, caller, receipt, body, previous, hash, mac"
 _NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHM", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_TRUNCATE")
@@ -195,7 +196,7 @@ class LedgerFile:
         if version == len(SCHEMA):
             return
         if version == 0 and remembered is not None:
-            raise LedgerRolledBackError(f"the ledger is gone, but its anchor remembers it; {STAYS_OFF}")
+            raise LedgerRolledBackError(f"the ledger is gone, but its anchor remembers it; {STAYS_OFF}; {_WAY_ON}")
         with self._transaction("immediate"):
             version = self._version()  # Another process may have been first.
             before = self._seals() if version else []
@@ -268,7 +269,8 @@ class LedgerFile:
         with self._transaction("deferred"):
             row = self._db.execute("select hash from entries where seq = ?", [head.seq]).fetchone()
         if ledger_id != self._books.ledger_id or row is None or row[0] != head.hash:
-            raise LedgerRolledBackError(f"the ledger is older than its anchor (entry {head.seq} is gone); {STAYS_OFF}")
+            gone = f"the ledger is older than its anchor (entry {head.seq} is gone)"
+            raise LedgerRolledBackError(f"{gone}; {STAYS_OFF}; {_WAY_ON}")
 
     @contextmanager
     def _transaction(self, mode: str) -> Iterator[None]:

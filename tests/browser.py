@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["BROWSER", "needs_browser", "seen"]
+__all__ = ["BROWSER", "needs_browser", "printed", "seen"]
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
@@ -52,16 +52,30 @@ async function look(width) {
 </script></body>"""
 
 
+def browse(folder: Path, page: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the browser without a window on a file; it can use no profile of the machine."""
+    assert BROWSER is not None
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
+    environment = {**os.environ, "HOME": str(folder)}
+    command += [*words, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+
+
+def printed(folder: Path, page: str) -> bytes:
+    """The PDF that a reader gets by printing `page`."""
+    source, paper = folder / "page.html", folder / "page.pdf"
+    source.write_text(page, encoding="utf-8")
+    done = browse(folder, source, "--no-pdf-header-footer", f"--print-to-pdf={paper}")
+    assert paper.exists(), done.stderr[-2000:]
+    return paper.read_bytes()
+
+
 def seen(folder: Path, page: str, widths: Sequence[int], *, scheme: str = "light") -> dict[str, Any]:
     """What a headless browser makes of `page` at each width, in a light or dark scheme."""
-    assert BROWSER is not None
     outer, source = folder / "outer.html", json.dumps(page).replace("</", "<\\/")
     written = PROBE.replace("SCHEME", scheme).replace("WIDTHS", json.dumps(list(widths))).replace("PAGE", source)
     outer.write_text(written, encoding="utf-8")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
-    command += ["--window-size=1400,1000", "--virtual-time-budget=10000", "--dump-dom", outer.as_uri()]
-    environment = {**os.environ, "HOME": str(folder)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    done = browse(folder, outer, "--window-size=1400,1000", "--virtual-time-budget=10000", "--dump-dom")
     body = re.search(r"<body>(.*)</body>", done.stdout, re.S)
     assert body, done.stderr[-2000:]
     found: dict[str, Any] = json.loads(html.unescape(body[1]))

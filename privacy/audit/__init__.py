@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from privacy.audit.findings import ALARM, DEFAULT_CANARIES, AuditReport, Canaries, Finding, Membership
+from privacy.audit.kept import keep, kept_audits, newest_audit
 from privacy.audit.membership import attack
 from privacy.audit.one_run import (
     Guesses,
@@ -35,8 +36,11 @@ __all__ = [
     "gaussian_epsilon_lower_bound",
     "gaussian_p_value",
     "guess",
+    "keep",
+    "kept_audits",
     "largest_provable_epsilon",
     "mechanism_checks",
+    "newest_audit",
 ]
 
 

@@ -2,6 +2,7 @@
 
 A canary's gradient is a Dirac: all of it in one coordinate that no other record touches, and as long as the clip norm
 in every step. Nobody hides worse, so what an attacker can do to a canary bounds what anybody can do to any record.
+Each record is a unit of its own here; that larger units are clipped and drawn whole is checked by legs of their own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 from privacy import noise
 from privacy.audit.parts import Engine
-from privacy.events import DpSgdRun
+from privacy.events import DpSgdRun, Unit
 from privacy.ledger import Ledger
 from privacy.per_example import add_grad_sample, low_rank_linear
 
@@ -66,7 +67,8 @@ def train_with_canaries(
     weights = torch.zeros(1, records.shape[1], dtype=torch.float64, requires_grad=True)
     losses_of = _losses(records, labels, weights)
     before = _ordinary_loss(losses_of)
-    step = engine.build(run, records=len(records), parameters=[weights])
+    units = None if run.unit is Unit.RECORD else range(len(records))
+    step = engine.build(run, records=len(records), parameters=[weights], units=units)
     for _ in range(run.steps):
         ledger.draw(receipt)
         (gradient,) = step.step(losses_of, microbatch=MICROBATCH)

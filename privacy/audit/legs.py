@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ from privacy.audit.parts import Engine
 from privacy.budget import Budget
 from privacy.errors import AuditError, PrivacyError
 from privacy.events import DpSgdRun, Neighbours
+from privacy.versions import versions
 
 __all__ = ["MIN_CANARIES", "audit", "default_run", "mechanism_checks"]
 
@@ -36,6 +35,7 @@ Progress = Callable[[str, int, int], None]
 _STEP_CHECKS: tuple[Callable[[Engine], Finding | tuple[Finding, ...]], ...] = (
     mechanism.clip_invariant,
     mechanism.neighbour_sensitivity,
+    mechanism.unit_sensitivity,
     mechanism.microbatches_add_up,
     mechanism.public_divisor,
     mechanism.limited_steps,
@@ -43,6 +43,7 @@ _STEP_CHECKS: tuple[Callable[[Engine], Finding | tuple[Finding, ...]], ...] = (
     randomness.noise_secrecy,
     randomness.sampler_rate,
     randomness.sampler_independence,
+    randomness.sampler_units,
     randomness.sampler_secrecy,
 )
 _LEDGER_CHECKS: tuple[Callable[[Path, Engine], Finding], ...] = (
@@ -105,7 +106,7 @@ def audit(
     return AuditReport(
         at=datetime.now(UTC).isoformat(timespec="seconds"),
         run=chosen.to_dict(),
-        versions=_versions(),
+        versions=versions(),
         seconds=time.monotonic() - started,
         findings=tuple(findings),
         canaries=guessed,
@@ -204,13 +205,3 @@ def _guessed(
         f"confidence, charged {claimed:.3f}; this audit could have shown up to {provable:.2f}",
         alarm=GUESSES_ALARM,
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("limbeck", "torch", "numpy", "scipy", "dp-accounting"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # Run from a folder of sources.
-    return found

@@ -11,13 +11,23 @@ from torch import Tensor
 from privacy.audit.findings import Finding
 from privacy.audit.parts import ODD, Engine, TinyTask
 from privacy.errors import StepsExhaustedError
-from privacy.events import DpSgdRun
+from privacy.events import DpSgdRun, Unit
 
-__all__ = ["clip_invariant", "limited_steps", "microbatches_add_up", "neighbour_sensitivity", "public_divisor"]
+__all__ = [
+    "UNITS",
+    "clip_invariant",
+    "limited_steps",
+    "microbatches_add_up",
+    "neighbour_sensitivity",
+    "public_divisor",
+    "unit_sensitivity",
+]
 
 CLIP_NORM = 0.37  # Not 1, so that a forgotten factor shows.
 _ROUNDING = 1e-9  # Of a sum in float64, relative to the clip norm.
 REAL = Engine()
+UNITS = (0, 1, 0, 2, 3, 1, 0, 2, 4, 0, 0, 1, 5, 5, 6, 7, 7, 7, 8, 2, 9, 9, 3, 3, 3, 10)
+"""Unit of each record of a tiny task: one to five records, not side by side, odd ones among them."""
 
 
 def clip_invariant(engine: Engine = REAL) -> Finding:
@@ -52,6 +62,32 @@ def neighbour_sensitivity(engine: Engine = REAL) -> Finding:
         claim="sums over neighbouring data differ by at most the clip norm, and only by the record that differs",
         passed=worst <= 1 + _ROUNDING and stray <= _ROUNDING * task.records,
         measured=f"largest difference {worst:.4f} × the clip norm, of it {stray:.2e} through other records",
+    )
+
+
+def unit_sensitivity(engine: Engine = REAL) -> Finding:
+    """Taking away a whole unit moves the sum by at most the clip norm, however its records fall into microbatches.
+
+    An engine that clips record by record fails here: then a unit of five records moves the sum by five clip norms.
+    """
+    task, worst, stray = TinyTask(), 0.0, 0.0
+    everybody = range(len(set(UNITS)))
+    alone = [_clipped_sum(engine, task, [unit], units=UNITS) for unit in everybody]  # Each in one microbatch.
+    for microbatch in (4, 1_000):
+
+        def summed(units: Sequence[int], microbatch: int = microbatch) -> list[Tensor]:
+            return _clipped_sum(engine, task, units, microbatch=microbatch, units=UNITS)
+
+        whole = summed(everybody)
+        for unit in everybody:
+            moved = _difference(whole, summed([other for other in everybody if other != unit]))
+            worst = _larger(worst, _norm(moved) / CLIP_NORM)
+            stray = _larger(stray, _norm(_difference(moved, alone[unit])) / CLIP_NORM)
+    return Finding(
+        leg="unit sensitivity",
+        claim="a unit of several records moves the sum by at most the clip norm, whatever microbatches it falls into",
+        passed=0.5 < worst <= 1 + _ROUNDING and stray <= _ROUNDING * task.records,
+        measured=f"largest of {len(everybody)} units {worst:.4f} × the clip norm, of it {stray:.2e} through others",
     )
 
 
@@ -109,19 +145,28 @@ def limited_steps(engine: Engine = REAL) -> Finding:
 
 
 def _clipped_sum(
-    engine: Engine, task: TinyTask, drawn: Sequence[int], *, rate: float = 1.0, microbatch: int = 1_000
+    engine: Engine,
+    task: TinyTask,
+    drawn: Sequence[int],
+    *,
+    rate: float = 1.0,
+    microbatch: int = 1_000,
+    units: Sequence[int] | None = None,
 ) -> list[Tensor]:
-    """Return what one step adds up for the records `drawn`: its result without noise, times the public batch."""
-    run = DpSgdRun(noise_multiplier=1.0, sampling_rate=rate, steps=1, clip_norm=CLIP_NORM)
+    """Return what one step adds up for the units `drawn`: its result without noise, times the public batch."""
+    hidden = Unit.RECORD if units is None else Unit.DAY
+    run = DpSgdRun(noise_multiplier=1.0, sampling_rate=rate, steps=1, clip_norm=CLIP_NORM, unit=hidden)
     step = engine.build(
         run,
         records=task.records,
         parameters=task.parameters,
+        units=units,
         gaussian=lambda shape: torch.zeros(shape, dtype=torch.float64),
         coins=lambda records, probability: list(drawn),
     )
     released = step.step(task.losses_of(engine), microbatch=microbatch)
-    return [part * (rate * task.records) for part in released]
+    count = task.records if units is None else len(set(units))
+    return [part * (rate * count) for part in released]
 
 
 def _difference(ones: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:

@@ -29,6 +29,7 @@ __all__ = [
     "sampler_independence",
     "sampler_rate",
     "sampler_secrecy",
+    "sampler_units",
 ]
 
 NOISE_STEPS = 90  # With 1,536 numbers a step the size of the noise is known within 0.2 %.
@@ -149,6 +150,27 @@ def sampler_independence(engine: Engine = REAL) -> Finding:
     )
 
 
+def sampler_units(engine: Engine = REAL) -> Finding:
+    """Where units are larger than a record, each is drawn whole, by one coin at the charged rate."""
+    claim = "records of one unit join a step together, with the charged probability"
+    units = [record // 5 for record in range(SAMPLED)]
+    drawn = _drawn(engine, rate=RATE, steps=SAMPLED_STEPS // 3, units=units)
+    if drawn is None:
+        return judged("sampler units", claim, 0.0, "a step drew a record twice, or one that does not exist")
+    whole = drawn.reshape(len(drawn), -1, 5)  # (steps, units, 5)
+    broken = int((whole.min(axis=2) != whole.max(axis=2)).sum())
+    counts = whole[:, :, 0].sum(axis=0)
+    statistic = float(((counts - len(drawn) * RATE) ** 2).sum() / (len(drawn) * RATE * (1 - RATE)))
+    p_value = 2 * min(chi2.cdf(statistic, len(counts)), chi2.sf(statistic, len(counts)))
+    return judged(
+        "sampler units",
+        claim,
+        0.0 if broken else p_value,
+        f"{broken} units were drawn in part; units were drawn in {counts.min() / len(drawn):.4f} to "
+        f"{counts.max() / len(drawn):.4f} of {len(drawn)} steps, charged {RATE:g}",
+    )
+
+
 def sampler_secrecy(engine: Engine = REAL) -> Finding:
     """Nobody who sets a seed, or shares the process or its past, can repeat which records were drawn."""
 
@@ -195,10 +217,18 @@ class _Drawn(Exception):
     """Carries the drawn records out of a step, before any gradient is computed."""
 
 
-def _drawn(engine: Engine, *, rate: float, records: int = SAMPLED, steps: int = SAMPLED_STEPS) -> np.ndarray | None:
+def _drawn(
+    engine: Engine,
+    *,
+    rate: float,
+    records: int = SAMPLED,
+    steps: int = SAMPLED_STEPS,
+    units: Sequence[int] | None = None,
+) -> np.ndarray | None:
     """Return which records joined which step, shape (steps, records); None when a draw is impossible."""
     task = TinyTask(quiet=True)
-    step: DpSgd = engine.build(_run(steps=steps, rate=rate), records=records, parameters=task.parameters)
+    run = _run(steps=steps, rate=rate)
+    step: DpSgd = engine.build(run, records=records, parameters=task.parameters, units=units)
 
     def losses(indices: Sequence[int]) -> torch.Tensor:
         raise _Drawn(list(indices))

@@ -1,9 +1,9 @@
 """The privacy engineer's commands: a home's ledger in, what was spent, may be spent and is proved out."""
 
-import json
 import math
 import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +15,6 @@ from rich.table import Table
 from sdk.cli.options import answer, home_option, json_option, shown_progress
 
 __all__ = ["privacy"]
-
-MOST_AUDITS = 10  # On one report.
 
 
 def _up(epsilon: float) -> str:
@@ -196,6 +194,7 @@ def report(out: Path | None, home: Path | None, as_json: bool) -> None:
     """Write one page that a person can read, mail and print: what was spent, on what, and what is not covered."""
     from personalize import Home
     from personalize.learner import open_ledger
+    from privacy.audit import kept_audits
     from privacy.report import render
     from privacy.statement import statement
     from privacy.whole_file import write_whole
@@ -203,23 +202,48 @@ def report(out: Path | None, home: Path | None, as_json: bool) -> None:
     place = Home.open(home)
     page = out or place.reports / "privacy.html"
     with open_ledger(place) as opened:
-        said = statement(opened, _kept_audits(place.reports))
+        said = statement(opened, [found.to_dict() for found in kept_audits(place.reports)])
     write_whole(page, render(said))
     answer(said | {"report": str(page)}, f"report {page}", as_json=as_json)
 
 
-def _kept_audits(folder: Path) -> list[dict[str, Any]]:
-    """The newest audits that `privacy audit` kept, oldest first."""
-    from privacy.audit import AuditReport
-    from privacy.errors import AuditError
+@privacy.command("write-off")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@home_option
+@json_option
+def write_off(yes: bool, home: Path | None, as_json: bool) -> None:
+    """Go on after the end of the ledger was lost: what the lost entries may have charged counts as charged.
 
-    found = []
-    for file in sorted(folder.glob("audit-*.json"))[-MOST_AUDITS:]:
-        try:
-            found.append(AuditReport.from_dict(json.loads(file.read_bytes())).to_dict())
-        except (ValueError, RecursionError) as cause:
-            raise AuditError(f"the audit kept in {file} cannot be read; delete that file and audit again") from cause
-    return found
+    For a home that came back from a backup, or is gone, while its anchor remembers more. Every block of the ledger and
+    of every record that is still there, and today's, is charged with all that it has left. What is remembered from then
+    on can be learned.
+    """
+    from personalize import Home, Store
+    from personalize.learner import LIFETIME
+    from privacy import DeviceKey
+    from privacy.anchor import open_anchor
+    from privacy.write_off import write_off as write_off_lost
+
+    if not yes:
+        click.confirm(
+            "Charge every block of this home with all that it has left? This cannot be undone", abort=True, err=True
+        )
+    place = Home.open(home)
+    key = DeviceKey.open(place.path)
+    with place.lock(), Store.open(place.experience_db, key=key.derive("experience")) as store:
+        blocks = [*store.blocks(), datetime.now(UTC).date().isoformat()]
+        done = write_off_lost(
+            place.ledger_db,
+            key=key.derive("ledger"),
+            anchor=open_anchor(place.path),
+            budget=LIFETIME,
+            blocks=list(dict.fromkeys(blocks)),
+        )
+    words = (
+        f"the anchor remembers {done.remembered} entries and the ledger had {done.found}; "
+        f"{len(done.blocks)} blocks were charged with all that they had left"
+    )
+    answer(asdict(done), words, as_json=as_json)
 
 
 @privacy.command()
@@ -235,10 +259,9 @@ def audit(quick: bool, canaries: int | None, home: Path | None, as_json: bool) -
     if quick and canaries is not None:
         raise click.UsageError("--quick trains nothing, so it takes no --canaries")
     from personalize import Home
-    from privacy.audit import DEFAULT_CANARIES
+    from privacy.audit import DEFAULT_CANARIES, keep
     from privacy.audit import audit as run_audit
     from privacy.errors import AuditError
-    from privacy.whole_file import write_whole
 
     place = Home.open(home)
     wanted = 0 if quick else DEFAULT_CANARIES if canaries is None else canaries
@@ -247,7 +270,7 @@ def audit(quick: bool, canaries: int | None, home: Path | None, as_json: bool) -
     with shown_progress() as tell:
         found = run_audit(canaries=wanted, progress=lambda what, done, total: tell("audit", done, total))
     facts = found.to_dict()
-    write_whole(place.reports / f"audit-{found.at[:19].replace(':', '')}.json", json.dumps(facts, indent=1))
+    keep(found, place.reports)
     if as_json:
         answer(facts, "", as_json=True)
     else:

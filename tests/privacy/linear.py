@@ -1,6 +1,6 @@
 """Records that are vectors, with losses whose gradient is the record itself: what the engine does is known exactly."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,6 @@ def run_of(**changes: Any) -> DpSgdRun:
     return DpSgdRun(**{"noise_multiplier": 1.5, "sampling_rate": 1.0, "steps": 3, "clip_norm": 2.0, **changes})
 
 
-def engine(records: Linear, run: DpSgdRun | None = None, **sources: Callable[..., Any]) -> DpSgd:
+def engine(records: Linear, run: DpSgdRun | None = None, **sources: Any) -> DpSgd:
     """The engine over such records, with the randomness of the device unless told otherwise."""
     return DpSgd(run or run_of(), records=len(records.rows), parameters=[records.theta], **sources)

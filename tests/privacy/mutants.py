@@ -166,8 +166,62 @@ def pooled_loss(patch: pytest.MonkeyPatch) -> Engine:
 
 def pooled_loss_in_the_engine(patch: pytest.MonkeyPatch) -> Engine:
     add = ClippedSum.add
-    patch.setattr(ClippedSum, "add", lambda self, losses: add(self, losses / losses.detach().nansum()))
+    patch.setattr(
+        ClippedSum, "add", lambda self, losses, units=None: add(self, losses / losses.detach().nansum(), units)
+    )
     return Engine()
+
+
+def clipped_per_record(patch: pytest.MonkeyPatch) -> Engine:
+    """Records are clipped one by one and added up, whatever unit they belong to."""
+    add = ClippedSum.add
+    patch.setattr(ClippedSum, "add", lambda self, losses, units=None: add(self, losses))
+    return Engine()
+
+
+def clipped_per_microbatch(patch: pytest.MonkeyPatch) -> Engine:
+    """What a unit has in one microbatch is clipped; it is not carried over to the next."""
+    add = ClippedSum.add
+
+    def forgetful(self: ClippedSum, losses: Tensor, units: Any = None) -> Tensor:
+        norms = add(self, losses, units)
+        self.close()
+        self._clipped.clear()
+        return norms
+
+    patch.setattr(ClippedSum, "add", forgetful)
+    return Engine()
+
+
+class CoinPerRecord(DpSgd):
+    """Records of one unit are drawn one by one."""
+
+    def step(self, losses_of: Any, *, microbatch: int = 16) -> list[Tensor]:
+        coins, members = self._coins, self._members
+        drawn = set(coins(self.records, self.run.sampling_rate))
+        kept = [[record for record in unit if record in drawn] for unit in members]
+        self._coins, self._members = lambda units, rate: list(range(units)), kept
+        try:
+            return super().step(losses_of, microbatch=microbatch)
+        finally:
+            self._coins, self._members = coins, members
+
+
+class CoinPerRecordThenWhole(DpSgd):
+    """A unit is drawn as soon as one of its records is: far more often than was charged."""
+
+    def step(self, losses_of: Any, *, microbatch: int = 16) -> list[Tensor]:
+        coins = self._coins
+
+        def eager(units: int, rate: float) -> list[int]:
+            drawn = set(coins(self.records, rate))
+            return [unit for unit in range(units) if drawn & set(self._members[unit])]
+
+        self._coins = eager
+        try:
+            return super().step(losses_of, microbatch=microbatch)
+        finally:
+            self._coins = coins
 
 
 def not_finite_let_in(patch: pytest.MonkeyPatch) -> Engine:
@@ -180,7 +234,7 @@ def not_finite_let_in(patch: pytest.MonkeyPatch) -> Engine:
 
     patch.setattr(dp_sgd, "take_grad_sample", tidied)
     add = ClippedSum.add
-    patch.setattr(ClippedSum, "add", lambda self, losses: add(self, losses.nan_to_num(0.0, 0.0)))
+    patch.setattr(ClippedSum, "add", lambda self, losses, units=None: add(self, losses.nan_to_num(0.0, 0.0), units))
     return Engine()
 
 
@@ -343,6 +397,10 @@ MUTANTS: dict[str, tuple[Mutant, str]] = REQUIRED | {
     "clipped as one batch": (of(ClippedAsOneBatch), "neighbour sensitivity"),
     "pooled in the engine": (pooled_loss_in_the_engine, "neighbour sensitivity"),
     "pooled by microbatch": (pooled_loss, "microbatches"),
+    "clipped per record": (clipped_per_record, "unit sensitivity"),
+    "clipped per microbatch": (clipped_per_microbatch, "unit sensitivity"),
+    "coin per record": (of(CoinPerRecord), "sampler units"),
+    "coin per record then whole": (of(CoinPerRecordThenWhole), "sampler units"),
     "not finite let in": (not_finite_let_in, "clip invariant"),
     "realised batch": (of(RealisedBatch), "public divisor"),
     "endless steps": (of(EndlessSteps), "limited steps"),

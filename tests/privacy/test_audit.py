@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from privacy.audit.canaries import train_with_canaries
 from privacy.audit.legs import mechanism_checks
 from privacy.dp_sgd import DpSgd
 from privacy.errors import AuditError, EngineError
-from privacy.events import Neighbours
+from privacy.events import Neighbours, Unit
 from privacy.ledger import Ledger
 from tests.privacy.ledgers import opened
 from tests.privacy.mutants import MUTANTS, REQUIRED, Mutant
@@ -29,6 +30,7 @@ def check_of(leg: str) -> Callable[[Path, Engine], tuple[Finding, ...]]:
     steps: dict[str, Callable[[Engine], Any]] = {
         "clip invariant": mechanism.clip_invariant,
         "neighbour sensitivity": mechanism.neighbour_sensitivity,
+        "unit sensitivity": mechanism.unit_sensitivity,
         "microbatches": mechanism.microbatches_add_up,
         "public divisor": mechanism.public_divisor,
         "limited steps": mechanism.limited_steps,
@@ -38,6 +40,7 @@ def check_of(leg: str) -> Callable[[Path, Engine], tuple[Finding, ...]]:
         "noise secrecy": randomness.noise_secrecy,
         "sampler rate": randomness.sampler_rate,
         "sampler independence": randomness.sampler_independence,
+        "sampler units": randomness.sampler_units,
         "sampler secrecy": randomness.sampler_secrecy,
     }
     sums: dict[str, Callable[[Path, Engine], Any]] = {
@@ -64,7 +67,7 @@ def test_the_real_engine_passes_every_leg(healthy: AuditReport) -> None:
     assert healthy.failed == ()
     assert healthy.passed
     legs = [finding.leg for finding in healthy.findings]
-    assert len(legs) == len(set(legs)) == 20
+    assert len(legs) == len(set(legs)) == 22
     assert {leg for _, leg in MUTANTS.values()} <= set(legs)
 
 
@@ -86,7 +89,7 @@ def test_the_whole_audit_fails_with_a_mutant(name: str, monkeypatch: pytest.Monk
 def test_the_legs_see_no_more_than_they_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ledger mutant does not disturb the checks of a step, nor the other way round."""
     report = audit(canaries=0, engine=REQUIRED["pooled loss"][0](monkeypatch))
-    assert set(report.failed) == {"neighbour sensitivity", "microbatches"}
+    assert set(report.failed) == {"neighbour sensitivity", "unit sensitivity", "microbatches"}
 
 
 # --- one training with canaries --------------------------------------------------------------------------------------
@@ -132,6 +135,12 @@ def test_a_sampled_run_is_audited_without_the_gaussian_bound() -> None:
     assert report.canaries is not None
     assert report.canaries.gaussian_epsilon_at_least is None
     assert report.canaries.largest_provable_gaussian_epsilon is None
+
+
+def test_a_run_for_larger_units_is_audited_with_a_canary_for_each_unit() -> None:
+    report = trained(replace(STRICT, unit=Unit.DAY), Engine(), canaries=200)
+    assert report.passed
+    assert report.run["unit"] == "day"
 
 
 def test_an_audit_that_sees_nothing_says_so() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from privacy import dp_sgd, noise
 from privacy.dp_sgd import ClippedSum, DpSgd, require_independent_examples
 from privacy.errors import EngineError, LossShapeError, StepsExhaustedError, UnsupportedLayerError
-from privacy.events import DpSgdRun
+from privacy.events import DpSgdRun, Unit
 from privacy.per_example import add_grad_sample
 from tests.checks import (
     require_each_record_moves_the_sum_by_at_most,
@@ -218,6 +218,149 @@ def test_a_run_over_no_records_is_refused() -> None:
         DpSgd(run_of(), records=0, parameters=[SOME.theta])
 
 
+# Units larger than a record
+
+DAYS = (0, 1, 0, 2, 2, 2, 1, 0, 3)
+"""Unit of each of nine records: three, two, three and one."""
+
+
+def nine(seed: int = 5) -> Linear:
+    """Nine records with norms from 0.2 to 20."""
+    draw = torch.Generator().manual_seed(seed)
+    rows = torch.nn.functional.normalize(torch.randn(9, 4, generator=draw, dtype=torch.float64), dim=1)
+    return Linear(rows * torch.tensor([20.0, 5, 0.2, 3, 1, 7, 0.5, 2, 0.4], dtype=torch.float64)[:, None])
+
+
+def by_hand(rows: Tensor, units: Sequence[int], clip_norm: float) -> Tensor:
+    """The records of each unit added up, then clipped, then added up: no engine in sight."""
+    total = torch.zeros(rows.shape[1], dtype=rows.dtype)
+    for unit in set(units):
+        whole = sum((rows[index] for index, other in enumerate(units) if other == unit), torch.zeros_like(total))
+        total += whole * min(1.0, clip_norm / (float(whole.norm()) + 1e-6))
+    return total
+
+
+def days(records: Linear, run: DpSgdRun | None = None, **sources: Callable[..., Any]) -> DpSgd:
+    run = run or run_of(unit=Unit.DAY)
+    return DpSgd(run, records=len(records.rows), units=DAYS, parameters=[records.theta], **sources)
+
+
+@pytest.mark.parametrize("microbatch", [1, 2, 3, 4, 5, 99])
+def test_records_of_one_unit_make_one_clipped_contribution_whatever_the_microbatch(microbatch: int) -> None:
+    records = nine()
+    made = days(records, gaussian=silence)
+    (gradient,) = made.step(records.losses_of, microbatch=microbatch)
+    torch.testing.assert_close(gradient, by_hand(records.rows, DAYS, 2.0) / 4, rtol=1e-13, atol=1e-13)
+    assert (made.units, made.expected_batch) == (4, 4.0)
+    assert max(map(len, records.asked)) == min(microbatch, 9)
+
+
+@given(
+    units=st.lists(st.integers(0, 4), min_size=1, max_size=12),
+    microbatch=st.integers(1, 13),
+    clip_norm=st.floats(1e-2, 1e2),
+    data=st.data(),
+)
+def test_no_unit_moves_the_sum_by_more_than_the_clip_norm(
+    units: list[int], microbatch: int, clip_norm: float, data: st.DataObject
+) -> None:
+    numbers = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=2)
+    rows = torch.tensor(data.draw(st.lists(numbers, min_size=len(units), max_size=len(units))), dtype=torch.float64)
+    run = run_of(unit=Unit.CONVERSATION, clip_norm=clip_norm)
+
+    def total(kept: Tensor) -> Tensor:
+        records = Linear(kept)
+        made = DpSgd(run, records=len(units), units=units, parameters=[records.theta], gaussian=silence)
+        return made.step(records.losses_of, microbatch=microbatch)[0] * made.units
+
+    whole = total(rows)
+    for unit in set(units):
+        gone = torch.tensor([other == unit for other in units])
+        moved = (whole - total(rows.masked_fill(gone[:, None], 0.0))).norm().item()
+        assert moved <= clip_norm * (1 + 1e-9) + 1e-9  # Sums of size 1e4 round.
+
+
+def test_clipping_per_record_and_adding_up_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def influence() -> tuple[float, int, Callable[[int | None], list[Tensor]]]:
+        def sum_without(unit: int | None) -> list[Tensor]:
+            records = nine()
+            records.rows[[index for index, other in enumerate(DAYS) if other == unit]] = 0
+            return days(records, gaussian=silence).step(records.losses_of, microbatch=2)
+
+        return 2.0 / 4, 4, sum_without
+
+    require_each_record_moves_the_sum_by_at_most(*influence())
+    real = ClippedSum.add
+    monkeypatch.setattr(ClippedSum, "add", lambda self, losses, units=None: real(self, losses))
+    with pytest.raises(AssertionError, match="record 2 moves the sum by"):
+        require_each_record_moves_the_sum_by_at_most(*influence())
+
+
+def test_units_are_drawn_whole_and_each_by_its_own_coin() -> None:
+    records, asked = nine(), []
+
+    def coins(units: int, rate: float) -> list[int]:
+        asked.append((units, rate))
+        return [1, 3]
+
+    made = days(records, run_of(unit=Unit.DAY, sampling_rate=0.5), coins=coins, gaussian=silence)
+    (gradient,) = made.step(records.losses_of, microbatch=2)
+    assert asked == [(4, 0.5)]
+    assert records.asked == [[1, 6], [8]]
+    wanted = by_hand(records.rows[[1, 6, 8]], [1, 1, 3], 2.0) / 2  # Two of four units are expected.
+    torch.testing.assert_close(gradient, wanted, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1e200])
+def test_a_record_that_is_not_finite_is_left_out_of_its_unit(bad: float) -> None:
+    records, others = nine(), nine()
+    records.rows[4] = torch.tensor([bad, 1.0, 0.0, 0.0])
+    others.rows[4] = 0
+    torch.testing.assert_close(
+        days(records, gaussian=silence).step(records.losses_of, microbatch=2)[0],
+        by_hand(others.rows, DAYS, 2.0) / 4,
+        rtol=1e-13,
+        atol=1e-13,
+    )
+
+
+def test_a_unit_that_comes_back_after_it_was_clipped_is_refused_and_changes_nothing() -> None:
+    records = nine()
+    clipped = ClippedSum([records.theta], 2.0)
+    with pytest.raises(EngineError, match="unit 1 comes back after it was clipped; put its examples side by side"):
+        clipped.add(records.losses_of([0, 1, 2]), [1, 2, 1])
+    clipped.add(records.losses_of([0, 1]), [1, 1])
+    clipped.add(records.losses_of([2]), [2])
+    before = clipped.sums[0].clone()
+    with pytest.raises(EngineError, match="unit 1 comes back"):
+        clipped.add(records.losses_of([3]), [1])
+    assert torch.equal(clipped.sums[0], before)
+    clipped.close()
+    with pytest.raises(EngineError, match="unit 2 comes back"):
+        clipped.add(records.losses_of([4]), [2])
+
+
+def test_norms_of_units_are_told_when_they_end() -> None:
+    records = nine()
+    clipped = ClippedSum([records.theta], 2.0)
+    assert clipped.add(records.losses_of([0, 2]), [0, 0]).shape == (0,)
+    assert clipped.add(records.losses_of([7, 1]), [0, 1]).tolist() == pytest.approx(
+        [float((records.rows[0] + records.rows[2] + records.rows[7]).norm())]
+    )
+    assert clipped.close().tolist() == pytest.approx([5.0])
+    assert clipped.close().shape == (0,)
+
+
+def test_a_run_for_larger_units_needs_to_know_them() -> None:
+    records = nine()
+    with pytest.raises(EngineError, match="hides one day, and no record was given the number of its day"):
+        DpSgd(run_of(unit=Unit.DAY), records=9, parameters=[records.theta])
+    with pytest.raises(EngineError, match="9 records but 3 unit numbers"):
+        DpSgd(run_of(unit=Unit.DAY), records=9, units=[0, 1, 2], parameters=[records.theta])
+    with pytest.raises(LossShapeError, match="2 losses but 1 unit numbers"):
+        ClippedSum([records.theta], 2.0).add(records.losses_of([0, 1]), [0])
+
+
 # The healthy engine passes the checks
 
 
@@ -305,8 +448,10 @@ def test_noise_that_a_seed_repeats_is_caught() -> None:
 
 
 def test_noise_for_each_microbatch_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def add_noised(self: ClippedSum, losses: Tensor, _real: Any = ClippedSum.add) -> Tensor:
-        norms: Tensor = _real(self, losses)
+    real = ClippedSum.add
+
+    def add_noised(self: ClippedSum, losses: Tensor, units: Sequence[int] | None = None) -> Tensor:
+        norms = real(self, losses, units)
         for total in self.sums:
             total += 1.5 * self.clip_norm * noise.gaussian(tuple(total.shape)).to(total.dtype)
         return norms

@@ -132,3 +132,8 @@ def test_facts_are_frozen() -> None:
 def test_noise_so_small_that_halving_it_gives_nothing_is_refused(noise: float) -> None:
     with pytest.raises(EventError, match="no noise at all"):
         LaplaceRelease(scale=noise)
+
+
+def test_a_fact_without_a_mechanism_cannot_exist() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        Event()  # type: ignore[abstract]

@@ -30,7 +30,7 @@ from privacy.report import (
     write_report,
 )
 from privacy.statement import statement
-from tests.browser import needs_browser, seen
+from tests.browser import needs_browser, printed, seen
 from tests.privacy.ledgers import KEY, NIGHT, Clock, edit, opened
 
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(1)>&'
@@ -384,6 +384,15 @@ def test_the_page_is_dark_where_the_reader_wants_it_dark(tmp_path: Path, page: s
     light, dark = (seen(tmp_path, page, (360,), scheme=scheme)["360"] for scheme in ("light", "dark"))
     assert light["paper"] == "rgb(251, 249, 245)"
     assert dark["paper"] == "rgb(22, 19, 15)"
+
+
+@needs_browser
+def test_the_page_prints_as_a_few_sheets_of_paper(tmp_path: Path, page: str) -> None:
+    paper = printed(tmp_path, page)
+    assert paper.startswith(b"%PDF-")
+    sheets = [tuple(map(float, box.split())) for box in re.findall(rb"/MediaBox \[([^]]+)\]", paper)]
+    assert 1 <= len(sheets) <= 12
+    assert all(590 < right < 615 and 780 < top < 850 for _, _, right, top in sheets)  # A4 or letter, in points.
 
 
 @needs_browser

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,7 @@ def test_a_quick_audit_trains_nothing_and_is_told_in_a_table(tmp_path: Path) -> 
         app.cli, ["privacy", "audit", "--quick", "--home", str(tmp_path / "home")], catch_exceptions=False
     )
     assert result.exit_code == 0
-    assert "16 checks" in result.stdout
+    assert "18 checks" in result.stdout
     assert "neighbour sensitivity" in result.stdout
     assert "membership" not in result.stdout
 
@@ -296,7 +297,7 @@ def test_report_writes_the_page_with_the_audits_that_were_kept(home: Path, tmp_p
     assert len(said["audits"]) == 1
     source = page.read_text(encoding="utf-8")
     assert "2.00 of the 4.00 that it may ever lose" in source
-    assert "16 of 16 checks held" in source
+    assert "18 of 18 checks held" in source
     elsewhere = tmp_path / "mine.html"
     assert run("report", "--home", home, "--out", elsewhere).stdout == f"report {elsewhere}\n"
     assert elsewhere.stat().st_size > 10_000
@@ -317,3 +318,40 @@ def test_an_empty_home_has_a_report_too(tmp_path: Path) -> None:
     said = facts("report", "--home", tmp_path / "fresh")
     assert said["runs"] == []
     assert "Nothing has been spent yet." in Path(said["report"]).read_text(encoding="utf-8")
+
+
+# --- write-off -------------------------------------------------------------------------------------------------------
+
+
+def test_a_home_from_a_backup_goes_on_after_a_write_off_and_nothing_comes_back(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LIMBECK_ANCHORS", str(tmp_path / "anchors"))
+    open_ledger(Home.open(home)).disconnect()
+    old = (home / "ledger.db").read_bytes()
+    with open_ledger(Home.open(home)) as ledger:
+        ledger.reserve(NIGHT, blocks=["2026-11-25"])
+    (home / "ledger.db").write_bytes(old)
+    code, stderr = refusal(monkeypatch, capsys, "budget", "--home", home)
+    assert code == 1
+    assert "limbeck privacy write-off" in one_line(stderr)
+    assert run("write-off", "--home", home, stdin="n\n").exit_code == 1
+    blocks = list(dict.fromkeys(["2026-11-23", "2026-11-24", datetime.now(UTC).date().isoformat()]))
+    said = facts("write-off", "--yes", "--home", home)
+    assert said == {"remembered": 8, "found": 7, "blocks": blocks}
+    budget = facts("budget", "--home", home)
+    assert budget["epsilon_left"] < 1e-3
+    assert list(budget["blocks"]) == blocks
+    assert facts("verify", "--home", home)["verified"]
+    with open_ledger(Home.open(home)) as ledger:
+        assert ledger.affordable(NIGHT, blocks=[*blocks, "2999-01-01"]) == ("2999-01-01",)
+
+
+def test_where_nothing_was_lost_a_write_off_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = run("export", "--home", home).stdout
+    code, stderr = refusal(monkeypatch, capsys, "write-off", "--yes", "--home", home)
+    assert code == 1
+    assert "nothing was lost" in one_line(stderr)
+    assert run("export", "--home", home).stdout == before

@@ -1,12 +1,9 @@
 """The report page is self-contained, escapes what people wrote, shows every figure, and fits every screen."""
 
 import html
-import json
 import os
 import random
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import pytest
 from sdk.demo import page
 from sdk.demo.page import write_page
 from sdk.errors import SdkError
+from tests.browser import needs_browser, seen
 
 Result = dict[str, Any]
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
@@ -314,65 +312,11 @@ def test_a_report_that_cannot_be_written_is_one_clear_line_and_the_old_one_stays
 
 # --- in a real browser -----------------------------------------------------------------------------------------------
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-# The page in a frame of each width; the frame's own layout is read out. Written as an outer page, since the report
-# itself forbids every script.
-PROBE = """<!doctype html><meta charset="utf-8"><body><script>
-const page = PAGE, found = {};
-async function look(width) {
-  const frame = document.createElement("iframe");
-  frame.style.cssText = `width:${width}px;height:900px;border:0`;
-  frame.srcdoc = page;
-  await new Promise(done => { frame.onload = done; document.body.append(frame); });
-  const inside = frame.contentDocument, root = inside.documentElement;
-  const wide = [...inside.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > width + 0.5);
-  const plots = [...inside.querySelectorAll("svg.plot")];
-  const box = e => { const b = e.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]; };
-  const clash = [];
-  for (const plot of plots) {
-    const texts = [...plot.querySelectorAll("text")].map(t => [t.textContent, box(t)]);
-    texts.forEach(([one, a], i) => texts.slice(i + 1).forEach(([two, b]) => {
-      if (a[0] < b[2] - 1 && b[0] < a[2] - 1 && a[1] < b[3] - 3 && b[1] < a[3] - 3) clash.push([one, two]);
-    }));
-  }
-  found[width] = {
-    overflow: root.scrollWidth - width,
-    wide: wide.map(e => e.tagName + "." + (e.className.baseVal ?? e.className)),
-    clash,
-    plots: plots.map(p => { const b = p.getBoundingClientRect(); return [b.width, b.height]; }),
-    shapes: plots.map(p => [...p.querySelectorAll("rect:not(.track),circle")].filter(
-      s => s.getBoundingClientRect().width > 0).length),
-    paint: inside.defaultView.getComputedStyle(inside.querySelector("rect.adapter, h1")).fill,
-  };
-}
-(async () => {
-  for (const width of WIDTHS) await look(width);
-  document.body.textContent = JSON.stringify(found);
-})();
-</script></body>"""
 
-
-def seen(tmp_path: Path, result: Result, widths: tuple[int, ...]) -> dict[str, Any]:
-    """What a headless browser makes of the page at each width."""
-    assert BROWSER is not None
-    source = json.dumps(rendered(tmp_path, result)).replace("</", "<\\/")
-    outer = tmp_path / "outer.html"
-    outer.write_text(PROBE.replace("WIDTHS", json.dumps(widths)).replace("PAGE", source), encoding="utf-8")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += ["--window-size=1400,1000", "--virtual-time-budget=10000", "--dump-dom", outer.as_uri()]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": str(tmp_path)}
-    )
-    body = re.search(r"<body>(.*)</body>", done.stdout, re.S)
-    assert body, done.stderr[-2000:]
-    found: dict[str, Any] = json.loads(html.unescape(body[1]))
-    return found
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
+@needs_browser
 @pytest.mark.parametrize("result", [night(), refused_night(), {}], ids=["good", "refused", "empty"])
 def test_a_browser_shows_the_page_without_overflow_on_phone_and_desk(tmp_path: Path, result: Result) -> None:
-    for width, look in seen(tmp_path, result, (320, 360, 768, 1280)).items():
+    for width, look in seen(tmp_path, rendered(tmp_path, result), (320, 360, 768, 1280)).items():
         assert look["overflow"] <= 0, (width, look["wide"][:5])
         assert look["wide"] == [], width
         assert look["clash"] == [], width
@@ -381,15 +325,11 @@ def test_a_browser_shows_the_page_without_overflow_on_phone_and_desk(tmp_path: P
         assert all(count >= 1 for count in look["shapes"]), (width, look["shapes"])
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
-def test_the_browser_check_sees_a_page_that_overflows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = write_page
-
-    def wide(result: Result, path: Path) -> None:
-        real(result, path)
-        path.write_text(path.read_text().replace("<h2>Glossary</h2>", '<div style="width:1000px">too wide</div>'))
-
-    monkeypatch.setattr(f"{__name__}.write_page", wide)
-    look = seen(tmp_path, night(), (360, 1280))
+@needs_browser
+def test_the_browser_check_sees_a_page_that_overflows(tmp_path: Path) -> None:
+    page = rendered(tmp_path, night())
+    wide = page.replace("<h2>Glossary</h2>", '<div style="width:1000px">too wide</div>')
+    assert wide != page
+    look = seen(tmp_path, wide, (360, 1280))
     assert look["360"]["overflow"] > 0
     assert look["1280"]["overflow"] <= 0

@@ -7,7 +7,7 @@ the base that it fits. The kinds themselves stand in personalize.trainable.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor, nn
 
 from personalize.errors import AdapterError, BaseMismatchError
@@ -27,6 +27,7 @@ __all__ = ["TARGETS", "Adapter", "AdapterSpec", "attached", "fresh", "sites"]
 FORMAT = "adapter/1"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _PEFT_PREFIX = "base_model.model."  # How peft names a tensor of a wrapped causal language model.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError)
 _FRAME_SEED = 20_240_601  # The frozen frame A is public and the same everywhere, so that adapters add up.
 
 
@@ -80,6 +81,29 @@ class Adapter:
             b={site: torch.lerp(self.b[site], other.b[site], alpha) for site in self.b},
         )
 
+    def scaled(self, share: float) -> "Adapter":
+        """The adapter with its correction times `share`; 0 changes nothing and has the same shape."""
+        return replace(self, b={site: share * value for site, value in self.b.items()})
+
+    def to_bytes(self) -> bytes:
+        """The adapter as one safetensors file with its card inside; `from_bytes` reads it."""
+        return save(self._tensors(), metadata={"format": "pt", "adapter": json.dumps(self._card(), sort_keys=True)})
+
+    @classmethod
+    def from_bytes(cls, content: bytes, *, base_digest: str, name: str = "in the file") -> "Adapter":
+        """Read what `to_bytes` wrote and check that it fits.
+
+        Raises:
+            BaseMismatchError: It was learned on another base model.
+            AdapterError: It is damaged or of a newer format.
+        """
+        try:
+            size = int.from_bytes(content[:8], "little")  # A safetensors file begins with the length of its header.
+            card = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["adapter"])
+            return cls._of(name, card, lambda: load(content), base_digest)
+        except _UNREADABLE as cause:
+            raise AdapterError(f"adapter {name} cannot be read ({cause}); export it again") from cause
+
     def save(self, folder: Path, *, extra: Mapping[str, Any] | None = None) -> None:
         """Write a PEFT LoRA folder, whole and synced, or nothing.
 
@@ -93,9 +117,7 @@ class Adapter:
         staged = folder.with_name(f".{folder.name}.{os.getpid()}")
         try:
             staged.mkdir(parents=True)
-            tensors = {f"{_PEFT_PREFIX}{site}.lora_A.weight": value.contiguous() for site, value in self.a.items()}
-            tensors |= {f"{_PEFT_PREFIX}{site}.lora_B.weight": value.contiguous() for site, value in self.b.items()}
-            save_file(tensors, staged / "adapter_model.safetensors", metadata={"format": "pt"})
+            save_file(self._tensors(), staged / "adapter_model.safetensors", metadata={"format": "pt"})
             LoraConfig(
                 r=self.spec.rank,
                 lora_alpha=self.spec.rank,
@@ -105,15 +127,7 @@ class Adapter:
                 task_type="CAUSAL_LM",
                 inference_mode=True,
             ).save_pretrained(str(staged))
-            card = {
-                "format": FORMAT,
-                "fits_base": self.fits_base,
-                "kind": self.kind,
-                "rank": self.spec.rank,
-                "layers": list(self.spec.layers),
-                "targets": list(self.spec.targets),
-            }
-            for name, content in {"adapter.json": card, **(extra or {})}.items():
+            for name, content in {"adapter.json": self._card(), **(extra or {})}.items():
                 (staged / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
             for path in staged.iterdir():
                 _sync(path)
@@ -139,30 +153,49 @@ class Adapter:
         """
         try:
             card = json.loads((folder / "adapter.json").read_text())
-            if card["format"] != FORMAT:
-                raise AdapterError(
-                    f"adapter {folder.name} has format {card['format']!r}, this version reads {FORMAT}; update limbeck"
-                )
-            if card["fits_base"] != base_digest:
-                raise BaseMismatchError(
-                    f"adapter {folder.name} was learned on base {card['fits_base'][:19]}…, "
-                    f"this base is {base_digest[:19]}…; install the base it fits, or learn again"
-                )
-            spec = AdapterSpec(layers=tuple(card["layers"]), rank=int(card["rank"]), targets=tuple(card["targets"]))
-            tensors = load_file(folder / "adapter_model.safetensors")
-            a: dict[str, Tensor] = {}
-            b: dict[str, Tensor] = {}
-            for name, value in tensors.items():
-                site, factor = name.removeprefix(_PEFT_PREFIX).removesuffix(".weight").rsplit(".", 1)
-                (a if factor == "lora_A" else b)[site] = value
-            if not _whole(spec, a, b):
-                raise AdapterError(
-                    f"adapter {folder.name} has {len(a)} A and {len(b)} B factors, not one finite pair of rank "
-                    f"{spec.rank} for each map; it is damaged, roll back or learn again"
-                )
-            return cls(spec=spec, fits_base=card["fits_base"], a=a, b=b, kind=str(card["kind"]))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as cause:
+            return cls._of(folder.name, card, lambda: load_file(folder / "adapter_model.safetensors"), base_digest)
+        except _UNREADABLE as cause:
             raise AdapterError(f"adapter {folder.name} cannot be read ({cause}); roll back or learn again") from cause
+
+    @classmethod
+    def _of(
+        cls, name: str, card: Mapping[str, Any], read: Callable[[], Mapping[str, Tensor]], base_digest: str
+    ) -> "Adapter":
+        if card["format"] != FORMAT:
+            raise AdapterError(
+                f"adapter {name} has format {card['format']!r}, this version reads {FORMAT}; update limbeck"
+            )
+        if card["fits_base"] != base_digest:
+            raise BaseMismatchError(
+                f"adapter {name} was learned on base {card['fits_base'][:19]}…, "
+                f"this base is {base_digest[:19]}…; install the base it fits, or learn again"
+            )
+        spec = AdapterSpec(layers=tuple(card["layers"]), rank=int(card["rank"]), targets=tuple(card["targets"]))
+        a: dict[str, Tensor] = {}
+        b: dict[str, Tensor] = {}
+        for tensor, value in read().items():
+            site, factor = tensor.removeprefix(_PEFT_PREFIX).removesuffix(".weight").rsplit(".", 1)
+            (a if factor == "lora_A" else b)[site] = value
+        if not _whole(spec, a, b):
+            raise AdapterError(
+                f"adapter {name} has {len(a)} A and {len(b)} B factors, not one finite pair of rank "
+                f"{spec.rank} for each map; it is damaged, roll back or learn again"
+            )
+        return cls(spec=spec, fits_base=card["fits_base"], a=a, b=b, kind=str(card["kind"]))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"{_PEFT_PREFIX}{site}.lora_A.weight": value.contiguous() for site, value in self.a.items()}
+        return tensors | {f"{_PEFT_PREFIX}{site}.lora_B.weight": value.contiguous() for site, value in self.b.items()}
+
+    def _card(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "fits_base": self.fits_base,
+            "kind": self.kind,
+            "rank": self.spec.rank,
+            "layers": list(self.spec.layers),
+            "targets": list(self.spec.targets),
+        }
 
 
 def _whole(spec: AdapterSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:

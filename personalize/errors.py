@@ -8,8 +8,11 @@ PersonalizeError
 ├── HomeError           the home folder cannot be used; nothing in it was changed
 │   └── HomeBusyError   another process is learning in this home; nothing was started
 ├── AdapterError        an adapter cannot be attached, saved or loaded; the admitted adapter still answers
-│   └── BaseMismatchError   the adapter was learned on another base; nothing was loaded
+│   ├── BaseMismatchError   the adapter was learned on another base; nothing was loaded
+│   └── ParcelError         an exported adapter cannot be written or opened; nothing was taken in
+├── PackError           what public people taught cannot be read; learning begins at the bare base or not at all
 ├── TrainingError       a night cannot begin or go on; the admitted adapter still answers, what was reserved stays spent
+│   └── NightStoppedError   the night was asked to stop; the next one goes on with it, at no new charge
 └── ProbeError          the public probes of the base cannot be read; nothing is admitted without them
 """
 
@@ -60,8 +63,20 @@ class BaseMismatchError(AdapterError):
     """The adapter was learned on another base; nothing was loaded."""
 
 
+class ParcelError(AdapterError):
+    """An exported adapter cannot be written or opened; nothing was taken in."""
+
+
+class PackError(PersonalizeError):
+    """What public people taught cannot be read; learning begins at the bare base or not at all."""
+
+
 class TrainingError(PersonalizeError):
     """A night cannot begin or go on; the admitted adapter still answers, what was reserved stays spent."""
+
+
+class NightStoppedError(TrainingError):
+    """The night was asked to stop; the next one goes on with it, at no new charge."""
 
 
 class ProbeError(PersonalizeError):

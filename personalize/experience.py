@@ -56,14 +56,16 @@ class Experience:
     """When it happened, in UTC; finer than a second would tell more about the person and teach nothing."""
     contact: str | None = None
     """Who else is in it, such as an e-mail address, so that everything with one person can be forgotten."""
+    part_of: str | None = None
+    """Names the longer text that this is a piece of, so that its pieces are protected together; None: it is whole."""
     id: str = ""
     """Given by the store; empty before."""
 
     def __post_init__(self) -> None:
         """Bring the fields to their one form, or refuse them."""
-        for name in ("prompt", "answer", "contact"):
+        for name in ("prompt", "answer", "contact", "part_of"):
             text = getattr(self, name)
-            if text is None and name == "contact":
+            if text is None and name in ("contact", "part_of"):
                 continue
             if not isinstance(text, str):
                 raise ExperienceError(f"the {name} must be text, got {type(text).__name__}")

@@ -2,7 +2,7 @@
 
 The lower layers carry no adapter, so what they make of a record is the same at every step of a night: it is computed
 once (`prefixes`) and all steps start from there (`collate`, `completion_losses`). It is personal data like the record
-itself; it lives in memory for one night and is never written.
+itself; where it is kept for another night, it is sealed and deleted with the record (personalize/prefix_cache.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,20 @@ from torch import Tensor
 from personalize.errors import TrainingError
 from privacy.per_example import frozen_head_loss
 
-__all__ = ["Batch", "Encoded", "Prefix", "collate", "completion_losses", "encode", "prefixes", "token_scores"]
+__all__ = [
+    "Batch",
+    "Encoded",
+    "Prefix",
+    "bare_states",
+    "choice_logits",
+    "collate",
+    "completion_losses",
+    "encode",
+    "kl_losses",
+    "prefixes",
+    "token_scores",
+    "upper_states",
+]
 
 MAX_TOKENS = 48  # Completion tokens of a record that are learned, so that no record costs a night; the rest is cut.
 MAX_PROMPT_TOKENS = 32  # A longer prompt loses its head: the end of a prompt says more about the answer.
@@ -175,3 +188,59 @@ def token_scores(model: Any, batch: Batch, *, cut: int) -> tuple[Tensor, Tensor]
         right[chunk] = (logits.argmax(1) == targets[chunk]).to(rows.dtype)
     empty = torch.zeros_like(batch.weights)
     return empty.masked_scatter(counted, losses), empty.masked_scatter(counted, right)
+
+
+def upper_states(model: Any, batch: Batch, *, cut: int) -> Tensor:
+    """What the upper layers make of a batch, ready for the head, shape (batch, seq, width); keeps gradients."""
+    return _suffix(model, batch.hidden, cut)
+
+
+@torch.no_grad()
+def bare_states(model: Any, batch: Batch, *, cut: int) -> Tensor:
+    """What the upper layers make of a batch with whatever adapter is attached, shape (batch, seq, width): see
+    kl_losses."""
+    return _suffix(model, batch.hidden, cut)
+
+
+def kl_losses(model: Any, batch: Batch, bare: Tensor, *, cut: int, head_rows: int | None = None) -> Tensor:
+    """Distance of each record's next-token distributions from the bare base's, in nats, shape (batch,).
+
+    The sum over completion positions of the Kullback-Leibler divergence of the model from the base, exact over the
+    tokens looked at: 0 where no adapter has changed anything, and it pulls back to there.
+
+    Args:
+        model: The base with an adapter.
+        batch: Public records after the frozen layers.
+        bare: `bare_states` of the same batch without an adapter, or with one that changes nothing.
+        cut: Number of frozen layers.
+        head_rows: As in completion_losses; both distributions are over these tokens then.
+
+    Source: learning without forgetting, arXiv:1606.09282, with the teacher's whole distribution.
+    """
+    counted, head = batch.weights > 0, model.lm_head.weight[:head_rows]
+    mine, theirs = _suffix(model, batch.hidden, cut)[counted], bare[counted]  # (positions, width)
+    rows = counted.nonzero()[:, 0]  # (positions,)
+    found = mine.new_zeros(len(batch.hidden))
+    for start in range(0, len(rows), HEAD_CHUNK):
+        chunk = slice(start, start + HEAD_CHUNK)
+        wanted = torch.log_softmax(theirs[chunk] @ head.t(), 1)  # (chunk, vocab)
+        given = torch.log_softmax(mine[chunk] @ head.t(), 1)
+        found = found.index_add(0, rows[chunk], (wanted.exp() * (wanted - given)).sum(1))
+    return found
+
+
+@torch.no_grad()
+def choice_logits(model: Any, batch: Batch, tokens: Tensor, *, cut: int) -> Tensor:
+    """Logits of a few tokens at the one counted position of each record; the rest of the head is not computed.
+
+    Args:
+        model: The base, with or without adapters.
+        batch: Records whose completion is one token.
+        tokens: Token ids to look at, shape (batch, choices).
+        cut: Number of frozen layers.
+
+    Returns:
+        Shape (batch, choices).
+    """
+    hidden = _suffix(model, batch.hidden, cut)[batch.weights > 0]  # (batch, width)
+    return torch.einsum("bw,bcw->bc", hidden, model.lm_head.weight[tokens])

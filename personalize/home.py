@@ -46,7 +46,7 @@ class Home:
             with tempfile.TemporaryFile(dir=home.path):  # To ask for the right to write is not enough on every system.
                 pass
             if not home._state_file.exists():
-                with _synced_file(home.path, {"format": FORMAT}) as temporary:
+                with _synced_file(home.path, _as_text({"format": FORMAT})) as temporary:
                     _put_if_missing(temporary, home._state_file)
             home.state()
             home.adapters.mkdir(mode=0o700, exist_ok=True)
@@ -103,8 +103,32 @@ class Home:
             HomeError: No room or no right to write; the old state is still there.
         """
         state = self.state() | changes | {"format": FORMAT}
-        with _in_plain_words(self.path), _synced_file(self.path, state) as temporary:
+        with _in_plain_words(self.path), _synced_file(self.path, _as_text(state)) as temporary:
             temporary.replace(self._state_file)
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file of the home in one step that a crash cannot halve; hold the `lock` while doing so.
+
+        Raises:
+            HomeError: No room or no right to write; the old file is still there.
+        """
+        with _in_plain_words(self.path), _synced_file(self.path, content) as temporary:
+            temporary.replace(self.path / name)
+
+    def get(self, name: str) -> bytes | None:
+        """What `put` wrote, or None.
+
+        Raises:
+            HomeError: It cannot be read.
+        """
+        with _in_plain_words(self.path), suppress(FileNotFoundError):
+            return (self.path / name).read_bytes()
+        return None
+
+    def remove(self, name: str) -> None:
+        """Delete what `put` wrote; nothing happens where there is nothing."""
+        with _in_plain_words(self.path):
+            (self.path / name).unlink(missing_ok=True)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -141,12 +165,12 @@ class Home:
 
 
 @contextmanager
-def _synced_file(folder: Path, state: dict[str, Any]) -> Iterator[Path]:
-    """Write `state` to a new synced file in `folder`; after the block, sync the folder and remove the file if left."""
+def _synced_file(folder: Path, content: bytes) -> Iterator[Path]:
+    """Write to a new synced file in `folder`; after the block, sync the folder and remove the file if left."""
     descriptor, name = tempfile.mkstemp(dir=folder, prefix="state-", suffix=".tmp")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(state, file, indent=1)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(descriptor)
         yield Path(name)
@@ -158,6 +182,10 @@ def _synced_file(folder: Path, state: dict[str, Any]) -> Iterator[Path]:
                 os.close(folder_descriptor)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _as_text(state: dict[str, Any]) -> bytes:
+    return json.dumps(state, indent=1).encode()
 
 
 def _put_if_missing(temporary: Path, place: Path) -> None:

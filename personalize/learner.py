@@ -5,140 +5,86 @@ Rules:
     2. A record is trained in one night. It belongs to a wall-clock block; a block that was charged takes no new record.
     3. The adapter in use changes in one step at the very end, and only to one that passed the gate.
     4. One process learns in a home at a time.
+    5. A night that was stopped or killed is gone on with by the next one, under the receipt that it has.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from personalize import rehearsal, retention
-from personalize.adapter import Adapter, AdapterSpec, fresh
-from personalize.errors import TrainingError
+from personalize import gain, retention
+from personalize.adapter import Adapter
+from personalize.charge import (
+    LIFETIME,
+    affordable,
+    agree_on_unit,
+    count_of,
+    drawn_of,
+    open_ledger,
+    require_policy,
+    reserve_look,
+    reserve_night,
+    split,
+)
+from personalize.checkpoint import Checkpoints, TrainingState, Unfinished
+from personalize.drift import drift_of
+from personalize.errors import NightStoppedError, StoreError, TrainingError
 from personalize.experience import Experience
-from personalize.forward import encode, prefixes
 from personalize.home import Home
+from personalize.material import Progress, public_texts, read
+from personalize.night import Base, Night, NightReport, fingerprint
 from personalize.plan import NightPlan
-from personalize.probes import Probes
+from personalize.removal import Removal, adapter_of, take_out, traces
 from personalize.retention import AdmittedAdapter, Verdict
-from personalize.shelf import Shelf
+from personalize.shelf import Shelf, gate_uses
 from personalize.sources import MIN_RECORDS
-from personalize.store import Forgotten, Record, Store
+from personalize.stopping import Stop, stoppable
+from personalize.store import Forgotten, Store
 from personalize.train import train
-from personalize.trainable import Basis, Trainable, trainable
-from privacy import Budget, BudgetExhaustedError, DeviceKey, Ledger, Receipt
+from personalize.trainable import trainable
+from personalize.units import units_of
+from personalize.written import WrittenTexts
+from privacy import BudgetError, BudgetExhaustedError, DeviceKey, Receipt
 from privacy import epsilon as epsilon_of
-from privacy.anchor import open_anchor
+from privacy.gate import charged_mean, noise_std
+from privacy.label import label, newest_audit
 
 __all__ = ["LIFETIME", "Base", "Learner", "NightReport", "open_ledger", "require_policy"]
 
-LIFETIME = Budget(epsilon=4.0, delta=1e-5)
-"""Policy: what one record may ever cost, whatever a caller asks for: two nights of epsilon 2 compose to about 3."""
-
 NEEDED_BYTES = 32_000_000  # An adapter, its predecessor and the logs of two databases, with room to spare.
-
-Progress = Callable[[str, int, int], None]
-"""Called with (phase, done, total): phase is `reading`, `learning` or `checking`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Base:
-    """What learning needs of a base model."""
-
-    model: Any
-    """A causal language model of the Llama family, evaluation mode, frozen."""
-    tokenizer: Any
-    """Its tokenizer."""
-    digest: str
-    """Digest of the checkpoint, `sha256:…`."""
-    probes: Sequence[Mapping[str, Any]]
-    """Rows of `probes.jsonl`."""
-    rehearsal: Sequence[Mapping[str, Any]]
-    """Rows of `rehearsal.jsonl`."""
-    spec: AdapterSpec
-    """Where adapters sit."""
-    start: Adapter | None = None
-    """A public domain adapter to begin at, learned on other people's text; None begins at the bare base."""
-    basis: Basis | None = None
-    """Directions for the kind `basis`."""
-    probes_per_leg: int | None = None
-    """Probe items used of each leg; None is all."""
-    _kept: dict[str, Probes] = field(default_factory=dict, repr=False, compare=False)
-
-    def gate(self) -> Probes:
-        """The probes, encoded once for all nights."""
-        if "probes" not in self._kept:
-            self._kept["probes"] = Probes(self.probes, self.tokenizer, per_leg=self.probes_per_leg)
-        return self._kept["probes"]
-
-    def bare(self) -> Adapter:
-        """The adapter that changes nothing."""
-        return fresh(self.model, self.spec, fits_base=self.digest)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NightReport:
-    """What a night did. Holds no figure computed from private records outside the guarantee."""
-
-    adapter: str | None
-    """Name of the adapter in use afterwards, None where there is none yet."""
-    verdict: Verdict
-    """What the gate said."""
-    records: int
-    """Records learned from; public under the zero-out relation."""
-    blocks: tuple[str, ...]
-    """Blocks that were charged."""
-    epsilon: float
-    """Epsilon of this night for each of its records, by the enforcing accountant (RDP), in nats."""
-    epsilon_pld: float
-    """The same run by the PLD accountant: tighter, valid because the plan was fixed in advance."""
-    delta: float
-    """Probability that goes with both."""
-    unit: str
-    """Unit of privacy."""
-    neighbours: str
-    """Neighbouring relation."""
-    noise_multiplier: float
-    """Noise over clip norm."""
-    steps: int
-    """Steps taken."""
-    epsilon_left: float
-    """What the lifetime budget leaves for the records that have spent most."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain values, with the verdict spread out."""
-        facts = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "verdict"}
-        legs = [asdict(leg) | {"passed": leg.passed} for leg in self.verdict.legs]
-        verdict = {"admitted": self.verdict.admitted, "alpha": self.verdict.alpha, "retention": legs}
-        return facts | {"blocks": list(self.blocks)} | verdict
-
-    def summary(self) -> str:
-        """One line for a person."""
-        spent = f"epsilon {self.epsilon:.2f} spent on each of {self.records} records, {self.epsilon_left:.2f} left"
-        if not self.verdict.admitted:
-            failed = ", ".join(leg.leg for leg in self.verdict.legs if not leg.passed)
-            return f"rejected: it would have forgotten ({failed}); the adapter before stays. {spent}"
-        return f"admitted {self.adapter} at alpha {self.verdict.alpha:g}. {spent}"
 
 
 class Learner:
     """Learns from one person in one home."""
 
-    def __init__(self, home: Home, base: Base | None, *, night_of: Callable[[datetime], str] | None = None) -> None:
+    def __init__(
+        self,
+        home: Home,
+        base: Base | None,
+        *,
+        night_of: Callable[[datetime], str] | None = None,
+        adapter: str | None = None,
+    ) -> None:
         """Open the store, the ledger and the shelf of a home.
 
         Args:
             home: Where everything is kept.
             base: The base model; None where nothing will be learned (remember, forget, status).
             night_of: Public rule from a time to the label of its wall-clock block; default: the UTC day.
+            adapter: Line of adapters to learn for; None is the one that was chosen last.
 
         Raises:
             StoreError, LedgerError, DeviceKeyError: One of them cannot be trusted; training stays off.
         """
         self.home, self.base = home, base
-        self.store = Store.open(home.experience_db, key=DeviceKey.open(home.path).derive("experience"))
+        key = DeviceKey.open(home.path)
+        self.store = Store.open(home.experience_db, key=key.derive("experience"))
         self.ledger = open_ledger(home)
-        self.shelf = Shelf(home)
+        self.shelf = Shelf(home, adapter)
+        self.written = WrittenTexts(home.path / "written.sealed", key=key.derive("written"))
+        self._checkpoints = Checkpoints(home, key=key.derive("unfinished night"))
+        self._coin_key = key.derive("held-out records")
         self._night_of = night_of or _utc_day
 
     def close(self) -> None:
@@ -158,9 +104,35 @@ class Learner:
             block += "+"  # The rest of that day, after the night that charged its first part.
         return block
 
-    def forget(self, **which: Any) -> Forgotten:
-        """Remove records and everything cached from them; arguments as `Store.forget`. Refunds nothing."""
-        return self.store.forget(**which)
+    def forget(self, *, exact: bool = False, **which: Any) -> Removal:
+        """Remove records, what was cached from them, and texts written by adapters that learned from them.
+
+        Refunds nothing.
+
+        Args:
+            exact: Also go back, on every line of adapters, to before the first that learned from them (removal.py).
+                What later nights learned from other records goes too, until it is learned again at a new charge.
+            which: Which records; arguments as `Store.forget`.
+
+        Raises:
+            HomeBusyError: Another process is learning; nothing was done.
+            AdapterError: There is nothing exact to go back to; nothing was done.
+        """
+        everything = bool(which.get("everything"))
+        if which.get("ids") is not None:
+            which["ids"] = list(which["ids"])  # Read twice.
+        if not exact:
+            gone = self.store.forget(**which)
+            adapters = traces(self.home, gone.trained_runs)
+            return self._removal(gone, adapters, adapters, everything=everything)
+        with self.home.lock():
+            if kept := self._checkpoints.load():
+                self._abandon(kept)  # It may have read what is forgotten.
+            trained = self.store.trained_of(**which)
+            # Adapters first: whoever is killed after that may ask for the same again.
+            undone = take_out(self.home, self.store, {run for _, run in trained}, everything=everything)
+            gone = Forgotten.of(self.store.forget(**which).count, trained)
+        return replace(self._removal(gone, [], undone.adapters, everything=everything), undone=undone)
 
     def learn(
         self,
@@ -168,16 +140,24 @@ class Learner:
         *,
         blocks: Collection[str] | None = None,
         progress: Progress = lambda phase, done, total: None,
+        stop: Stop | None = None,
+        anew: bool = False,
+        gain_check: bool = False,
     ) -> NightReport:
-        """Learn from the fresh records tonight: private, gated, reversible.
+        """Learn from the fresh records tonight: private, gated, reversible. A night that was stopped is ended first.
 
         Args:
-            plan: Public settings, fixed before any record is looked at.
+            plan: Public settings, fixed before any record is looked at. A night that is gone on with keeps its own.
             blocks: Wall-clock blocks to learn from; None takes all that have fresh records.
             progress: Told how far each phase is.
+            stop: Asked all the time; the night stops within a second once it says yes, and the next one goes on.
+            anew: Give up a night that was stopped; what it was charged stays spent.
+            gain_check: Hold some records out, and look at them once, through noise and at a charge of its own, before
+                the candidate may answer: it is refused where it is surely worse for this person (gain.py).
 
         Raises:
             HomeBusyError: Another process is learning; nothing was started.
+            NightStoppedError: It was asked to stop; the next call goes on where it was, at no new charge.
             TrainingError, AdapterError, ProbeError: Too few fresh records, or the base, the adapter in use or the plan
                 does not fit the others; nothing was reserved.
             BudgetExhaustedError: The night would pass the lifetime budget; nothing was reserved.
@@ -185,42 +165,46 @@ class Learner:
                 use stays in use.
         """
         base = self._require_base()
-        with self.home.lock():
-            fresh_records = [item for item in self.store.fresh() if blocks is None or item.block in blocks]
-            records = self._affordable(fresh_records, plan)
-            current = self.shelf.load(base_digest=base.digest) or base.start or base.bare()
-            parts = trainable(plan.kind, current, model=base.model, basis=base.basis)
-            probes = base.gate()  # Whatever can be refused is refused before anything is charged.
-            self.home.free_disk_check(NEEDED_BYTES)
-            receipt = self._reserve(plan, records)  # Charged first: a crash wastes budget and never overspends it.
-            outcome = "crashed"
+        with self.home.lock(), stoppable(base.model, stop):
+            night = self._unfinished(base, anew=anew) or self._begun(base, plan, blocks, gain_check=gain_check)
             try:
-                candidate = self._train(base, plan, receipt, parts, records, progress)
-                verdict, admitted = retention.admit(
-                    base.model,
-                    current=current,
-                    candidate=candidate,
-                    base=base.bare(),
-                    probes=probes,
-                    progress=lambda alpha: progress("checking", retention.ALPHAS.index(alpha), len(retention.ALPHAS)),
-                )
-                self.store.mark_trained([record.id for record in records], receipt.id)
-                report = self._promote(plan, receipt, records, verdict, admitted)
-                outcome = "admitted" if admitted else "rejected"
-                return report
-            finally:
-                self.ledger.close(receipt, outcome)
+                candidate = self._train(base, night, progress)
+                verdict, admitted = self._admit(base, night, candidate, progress)
+                seen = self._look_at_gain(base, night, admitted) if admitted else None
+                if seen and seen.harmful:
+                    verdict, admitted = replace(verdict, alpha=0.0), None
+                self.store.mark_trained([item.id for item in (*night.records, *night.held)], night.receipt.id)
+                report = self._promote(night, verdict, admitted, seen)
+            except NightStoppedError:
+                raise  # The receipt stays open and the checkpoint stays: the next call goes on.
+            except Exception:
+                self._end(night.receipt, night.gate, "crashed")
+                raise
+            self._end(night.receipt, night.gate, "admitted" if admitted else "rejected")
+            return report
+
+    def learnable(self, plan: NightPlan) -> int:
+        """How many units a night could learn from now; 0 where they are too few or cannot pay."""
+        if self._waiting():
+            return 1  # A night that is paid for waits to be gone on with.
+        try:
+            agree_on_unit(self.ledger, plan)
+            records = affordable(self.ledger, list(self.store.fresh()), plan)
+        except (TrainingError, BudgetError, BudgetExhaustedError):
+            return 0
+        return count_of(records, plan.unit)
 
     def status(self) -> dict[str, Any]:
         """What is remembered, learned, spent and left, as plain values; checks the whole ledger."""
         self.ledger.verify()
         total, trained = self.store.count(), self.store.count(trained=True)
-        budget = self.ledger.budget()
+        budget, waiting = self.ledger.budget(), self._waiting()
         return {
             "home": str(self.home.path),
             "records": total,
             "trained": trained,
             "fresh": sum(1 for _ in self.store.fresh()),
+            "line": self.shelf.name,
             "adapter": self.shelf.in_use,
             "label": self.shelf.label(),
             "epsilon_spent": self.ledger.spent(),
@@ -232,85 +216,212 @@ class Learner:
             "ledger_entries": len(self.ledger.entries()),
             "rollback_protection": self.ledger.rollback_protection,
             "unfinished_nights": len(self.ledger.open_receipts()),
+            "can_go_on": waiting
+            and {"receipt": waiting.receipt, "step": waiting.state.step, "steps": waiting.plan.steps},
+            "last_night": self.home.state().get("last_night"),
+            "drift": drift_of(self.shelf).to_dict(),
         }
+
+    # A night: begun, or gone on with
+
+    def _begun(self, base: Base, plan: NightPlan, blocks: Collection[str] | None, *, gain_check: bool) -> Night:
+        """Charge a new night. Whatever can be refused is refused before anything is charged."""
+        agree_on_unit(self.ledger, plan)
+        fresh_records = [item for item in self.store.fresh() if blocks is None or item.block in blocks]
+        records = affordable(self.ledger, fresh_records, plan)
+        current = self.shelf.load(base_digest=base.digest) or base.start or base.bare()
+        self.shelf.label()  # `put` reads it: an unreadable one is refused before anything is charged.
+        parts = trainable(plan.kind, current, model=base.model, basis=base.basis)
+        base.gate()
+        self.home.free_disk_check(NEEDED_BYTES)
+        learned, held = split(records, plan, self._coin_key) if gain_check else (records, [])
+        begun_at, state = self.shelf.in_use, TrainingState(tensors={})
+        # Charged first: a crash wastes budget and never overspends it.
+        receipt = reserve_night(self.ledger, plan, records)
+        gate = reserve_look(self.ledger, plan, records, held) if gain_check else None
+        if gate is None:
+            learned, held = records, []
+        night = Night(
+            plan=plan,
+            receipt=receipt,
+            records=learned,
+            units=units_of(learned, plan.unit),
+            held=held,
+            gate=gate,
+            start=fingerprint(current, base.basis if plan.kind == "basis" else None),
+            shelf=self.shelf,
+            current=current,
+            parts=parts,
+            seed=len(self.ledger.entries()),
+            state=state,
+        )
+        self._keep(base, night, begun_at, state)
+        return night
+
+    def _unfinished(self, base: Base, *, anew: bool) -> Night | None:
+        """The night that was stopped or killed, if there is one and nothing it needs has changed; else give it up."""
+        kept = self._checkpoints.load()
+        receipt = self._receipt_of(kept) if kept else None
+        if kept is None or receipt is None:
+            self._checkpoints.clear()
+            return None
+        if not self._waiting():
+            self._end(receipt, self._receipt(kept.gate), "admitted")  # It was killed between its last two writes.
+            return None
+        night = None if anew else self._gone_on_with(base, kept, receipt)
+        if night is None:
+            self._abandon(kept)
+        return night
+
+    def _gone_on_with(self, base: Base, kept: Unfinished, receipt: Receipt) -> Night | None:
+        shelf, plan = Shelf(self.home, kept.line), kept.plan
+        if (kept.base, kept.begun_at, receipt.plan_digest) != (base.digest, shelf.in_use, plan.digest()):
+            return None
+        try:
+            state = kept.state.after_draws(drawn_of(self.ledger, receipt))
+        except StoreError:
+            return None
+        # A block that was charged takes no new record, so these are the records of that night that are still there.
+        records = [
+            record
+            for record in self.store.all()
+            if record.block in receipt.blocks
+            and record.trained_run in (None, receipt.id)
+            and record.experience.learnable
+        ]
+        learned, held = gain.held_out(records, plan.unit, self._coin_key) if kept.gate else (records, [])
+        steps_left = plan.steps - state.step
+        if (steps_left and count_of(learned, plan.unit) < MIN_RECORDS) or not (steps_left or state.taken):
+            return None
+        current = shelf.load(base_digest=base.digest) or base.start or base.bare()
+        if fingerprint(current, base.basis if plan.kind == "basis" else None) != kept.start:
+            return None
+        return Night(
+            plan=plan,
+            receipt=receipt,
+            records=learned,
+            units=units_of(learned, plan.unit),
+            held=held,
+            gate=self._receipt(kept.gate),
+            start=kept.start,
+            shelf=shelf,
+            current=current,
+            parts=trainable(plan.kind, current, model=base.model, basis=base.basis),
+            seed=kept.seed,
+            state=state,
+            resumed=True,
+        )
+
+    def _keep(self, base: Base, night: Night, begun_at: str | None, state: TrainingState) -> None:
+        self._checkpoints.save(
+            Unfinished(
+                receipt=night.receipt.id,
+                plan=night.plan,
+                base=base.digest,
+                line=night.shelf.name,
+                begun_at=begun_at,
+                start=night.start,
+                gate=night.gate.id if night.gate else None,
+                seed=night.seed,
+                state=state,
+            )
+        )
+
+    def _end(self, receipt: Receipt, gate: Receipt | None, outcome: str) -> None:
+        if gate:
+            self.ledger.close(gate, outcome)
+        self.ledger.close(receipt, outcome)
+        self._checkpoints.clear()
+
+    def _abandon(self, kept: Unfinished) -> None:
+        for receipt in (self._receipt(kept.gate), self._receipt_of(kept)):
+            if receipt:
+                self.ledger.close(receipt, "abandoned")
+        self._checkpoints.clear()
+
+    def _waiting(self) -> Unfinished | None:
+        """A kept night that is paid for and did not end: its adapter is not in use."""
+        kept = self._checkpoints.load()
+        ended = kept and Shelf(self.home, kept.line).in_use == adapter_of(kept.receipt)
+        return kept if kept and not ended and self._receipt_of(kept) else None
+
+    def _receipt_of(self, kept: Unfinished) -> Receipt | None:
+        """The receipt of a kept night, if it is still open."""
+        return self._receipt(kept.receipt)
+
+    def _receipt(self, name: str | None) -> Receipt | None:
+        return next((receipt for receipt in self.ledger.open_receipts() if receipt.id == name), None)
 
     def _require_base(self) -> Base:
         if self.base is None:
             raise TrainingError("learning needs a base model and none was opened; open the learner with one")
         return self.base
 
-    def _affordable(self, records: list[Record], plan: NightPlan) -> list[Record]:
-        """The fresh records whose blocks can still pay for the night; the rest were charged in a night that crashed."""
-        require_policy(plan)
-        if len(records) < MIN_RECORDS:
-            raise TrainingError(
-                f"{len(records)} fresh records, a night needs {MIN_RECORDS}; remember {MIN_RECORDS - len(records)} more"
-            )
-        blocks = _blocks_of(records)
-        fitting = set(self.ledger.affordable(plan.run(), blocks=blocks))
-        able = [item for item in records if item.block in fitting]
-        if len(able) < MIN_RECORDS:
-            raise BudgetExhaustedError(wanted=plan.epsilon, left=self.ledger.left(blocks=blocks))
-        return able
+    # Its phases
 
-    def _reserve(self, plan: NightPlan, records: Sequence[Record]) -> Receipt:
-        return self.ledger.reserve(
-            plan.run(), blocks=_blocks_of(records), plan_digest=plan.digest(), records=len(records)
-        )
-
-    def _train(
-        self,
-        base: Base,
-        plan: NightPlan,
-        receipt: Receipt,
-        parts: Trainable,
-        records: Sequence[Record],
-        progress: Progress,
-    ) -> Adapter:
-        progress("reading", 0, len(records))
-        mine = [
-            encode(base.tokenizer, record.experience.prompt, record.experience.answer, max_tokens=plan.max_tokens)
-            for record in records
-        ]
-        mine.sort(key=lambda record: len(record.ids))  # Equal lengths meet: less padding.
-        private = []
-        for prefix in prefixes(base.model, mine, cut=base.spec.cut):
-            private.append(prefix)
-            progress("reading", len(private), len(records))
-        wanted = plan.steps * plan.rehearsal_per_step if plan.rehearsal_weight > 0 else 0
-        texts = rehearsal.anchors(base.rehearsal, base.tokenizer, count=wanted, seed=len(self.ledger.entries()))
-        public = list(prefixes(base.model, texts, cut=base.spec.cut))
+    def _train(self, base: Base, night: Night, progress: Progress) -> Adapter:
+        plan, left = night.plan, night.state.step < night.plan.steps
+        private, units = read(self.store, base, night, night.records, progress) if left else ([], None)
+        public = public_texts(self.written, base, night) if left else []
+        begun_at = night.shelf.in_use
 
         def draw() -> None:
-            self.ledger.draw(receipt)
+            self.ledger.draw(night.receipt)
 
-        progress("learning", 0, plan.steps)
+        progress("learning", night.state.step, plan.steps)
         return train(
             base.model,
-            parts,
+            night.parts,
             private,
             public,
             plan,
-            run=receipt.run,  # type: ignore[arg-type]
+            run=night.receipt.run,  # type: ignore[arg-type]
+            units=units,
             draw=draw,
             progress=lambda done, steps: progress("learning", done, steps),
+            resume=night.state,
+            save=lambda state: self._keep(base, night, begun_at, state),
         )
 
+    def _look_at_gain(self, base: Base, night: Night, admitted: AdmittedAdapter) -> gain.Gain | None:
+        """The noisy gain on what was held out; None where nothing was, or where the one look is used up."""
+        if night.gate is None or not night.held or drawn_of(self.ledger, night.gate):
+            return None
+        prefixes, units = read(self.store, base, night, night.held)
+        scores = gain.scores(base.model, prefixes, units, before=night.current, after=admitted.adapter)
+        mean = charged_mean(scores, bound=gain.BOUND, ledger=self.ledger, receipt=night.gate)
+        noise = noise_std(len(scores), bound=gain.BOUND, noise_multiplier=gain.NOISE)
+        return gain.Gain(mean=mean, noise_std=noise, units=len(scores))
+
+    def _admit(
+        self, base: Base, night: Night, candidate: Adapter, progress: Progress
+    ) -> tuple[Verdict, AdmittedAdapter | None]:
+        return retention.admit(
+            base.model,
+            current=night.current,
+            candidate=candidate,
+            base=base.bare(),
+            probes=base.gate(),
+            look=self._look(night.receipt),
+            progress=lambda alpha: progress("checking", retention.ALPHAS.index(alpha), len(retention.ALPHAS)),
+        )
+
+    def _look(self, receipt: Receipt) -> int:
+        """Which use of this home's gate it is: no two have the same number."""
+        reserved = [entry.receipt for entry in self.ledger.entries() if entry.kind == "reserve"]
+        return reserved.index(receipt.id) + 1 + gate_uses(self.home)
+
     def _promote(
-        self,
-        plan: NightPlan,
-        receipt: Receipt,
-        records: Sequence[Record],
-        verdict: Verdict,
-        admitted: AdmittedAdapter | None,
+        self, night: Night, verdict: Verdict, admitted: AdmittedAdapter | None, seen: gain.Gain | None
     ) -> NightReport:
-        run = receipt.run
-        name = f"night-{receipt.id}" if admitted else self.shelf.in_use
+        run, plan = night.receipt.run, night.plan
+        before = night.shelf.in_use
+        name = adapter_of(night.receipt.id) if admitted else before
         report = NightReport(
             adapter=name,
             verdict=verdict,
-            records=len(records),
-            blocks=receipt.blocks,
+            records=night.size,
+            blocks=night.receipt.blocks,
             epsilon=epsilon_of(run, delta=plan.delta, accountant="rdp"),
             epsilon_pld=epsilon_of(run, delta=plan.delta),
             delta=plan.delta,
@@ -319,41 +430,38 @@ class Learner:
             noise_multiplier=run.noise_multiplier,  # type: ignore[attr-defined]
             steps=plan.steps,
             epsilon_left=self.ledger.left(),
+            resumed=night.resumed,
+            gain=seen,
         )
         if admitted:
-            self.shelf.put(admitted, f"night-{receipt.id}", {"night": report.to_dict(), "plan": asdict(plan)})
+            written = label(
+                run,
+                delta=plan.delta,
+                spent=self.ledger.spent(),
+                spent_pld=self.ledger.spent(accountant="pld"),
+                audit=newest_audit(self.home.reports),
+            )
+            facts = {"night": report.to_dict(), "plan": plan.to_dict(), "privacy": written, "before": before}
+            night.shelf.put(admitted, adapter_of(night.receipt.id), facts)
         return report
 
-
-def _blocks_of(records: Sequence[Record]) -> list[str]:
-    return list(dict.fromkeys(record.block for record in records))
-
-
-def require_policy(plan: NightPlan) -> None:
-    """Refuse a plan that the policy forbids.
-
-    Raises:
-        TrainingError: Epsilon or delta is out of range; nothing was reserved.
-    """
-    if not 0 < plan.epsilon <= LIFETIME.epsilon:
-        raise TrainingError(
-            f"epsilon {plan.epsilon:g} is outside the policy (above 0, at most the lifetime budget of "
-            f"{LIFETIME.epsilon:g}); choose another --epsilon"
+    def _removal(
+        self, gone: Forgotten, remaining: Collection[str], writers: Collection[str], *, everything: bool
+    ) -> Removal:
+        """Delete what these adapters wrote, and say what is left of what was forgotten."""
+        texts = self.written.drop(writers) if writers else 0
+        if everything:
+            self.written.clear()  # Also what can no longer be read.
+        spent, budget = self.ledger.spent_by_block(), self.ledger.budget()
+        return Removal(
+            count=gone.count,
+            trained_blocks=gone.trained_blocks,
+            trained_runs=gone.trained_runs,
+            adapters=tuple(remaining),
+            epsilon=max((spent.get(block, 0.0) for block in gone.trained_blocks), default=0.0),
+            delta=budget.delta,
+            texts=texts,
         )
-    if not 0 < plan.delta <= LIFETIME.delta:
-        raise TrainingError(
-            f"delta {plan.delta:g} is outside the policy (above 0, at most {LIFETIME.delta:g}); choose another --delta"
-        )
-
-
-def open_ledger(home: Home) -> Ledger:
-    """The ledger of a home, checked, with the lifetime budget as its policy.
-
-    Raises:
-        LedgerError, DeviceKeyError: It cannot be trusted; training stays off.
-    """
-    key = DeviceKey.open(home.path).derive("ledger")
-    return Ledger.open(home.ledger_db, key=key, budget=LIFETIME, anchor=open_anchor(home.path))
 
 
 def _utc_day(at: datetime) -> str:

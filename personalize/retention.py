@@ -1,9 +1,9 @@
 """The gate: a candidate adapter in, an admitted one out, but only if old skills hold on public probes.
 
-It reads public text only, so it costs no privacy and may look as often as it likes. On each leg of probes it asks a
-paired, one-sided non-inferiority question: is the mean drop against the bare base surely below the margin? All legs
-must say yes (an intersection-union test, so no correction is owed). Where the candidate fails, shares alpha of the way
-from the adapter in use to the candidate are tried; alpha 0 means rejected, and the adapter in use stays.
+It reads public text only, so it costs no privacy. On each leg of probes it asks a paired, one-sided non-inferiority
+question: is the mean drop against the bare base surely below the margin? All legs must say yes. Where the candidate
+fails, shares alpha of the way from the adapter in use to the candidate are tried; alpha 0 means rejected, and the
+adapter in use stays. What looking again and again costs in certainty is accounted for in personalize.spending.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +16,18 @@ from torch import Tensor
 from personalize.adapter import Adapter
 from personalize.errors import ProbeError
 from personalize.probes import Probes
+from personalize.spending import level_of
 
 __all__ = ["ALPHAS", "AdmittedAdapter", "LegVerdict", "Verdict", "admit", "compare"]
 
-CONFIDENCE = 0.95  # One-sided, each leg.
 POWER = 0.8  # Of the smallest detectable drop.
 ALPHAS = (1.0, 0.75, 0.5, 0.25)  # Shares tried, largest first; a public grid.
-MARGINS = {"nats per token": 0.05, "percentage points": 1.0}  # 5 % perplexity; one sentence in a hundred.
+MARGINS = {
+    "nats per token": 0.05,  # 5 % perplexity.
+    "nats of divergence": 0.25,  # Of the base's own words, where every change of style is a drop, also a wanted one.
+    "percentage points": 1.0,  # One sentence in a hundred.
+    "points of choice": 3.0,  # Single tokens swing further than sentences.
+}
 
 _PROOF = object()
 
@@ -40,11 +45,13 @@ class LegVerdict:
     drop: float
     """Mean worsening against the base; below 0 is better than the base."""
     upper: float
-    """Upper 95 % confidence bound of the drop, one-sided."""
+    """Upper confidence bound of the drop, one-sided, at confidence 1 - level."""
     detectable_drop: float
-    """Smallest true drop that this leg would see (as different from none) with power 0.8."""
+    """Smallest true drop that this leg would see (as different from none) at this level with power 0.8."""
     margin: float
     """Largest drop that is tolerated."""
+    level: float
+    """Chance, at most, that this test passes a drop at the margin; smaller from share to share and night to night."""
 
     @property
     def passed(self) -> bool:
@@ -60,6 +67,8 @@ class Verdict:
     """Share of the way from the adapter in use to the candidate, in [0, 1]; 0 is rejected."""
     legs: tuple[LegVerdict, ...]
     """Figures at that share; at the smallest share tried where all failed."""
+    look: int = 1
+    """Which use of this home's gate it was, ≥ 1."""
 
     @property
     def admitted(self) -> bool:
@@ -78,7 +87,13 @@ class AdmittedAdapter:
 
 
 def compare(
-    before: Mapping[str, Tensor], after: Mapping[str, Tensor], units: Mapping[str, str], margins: Mapping[str, float]
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    units: Mapping[str, str],
+    margins: Mapping[str, float],
+    *,
+    level: float,
+    strata: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[LegVerdict, ...]:
     """Set two models' scores of the same items side by side.
 
@@ -87,11 +102,16 @@ def compare(
         after: The same under the candidate.
         units: Leg to unit.
         margins: Unit to the largest tolerated drop.
+        level: Chance, at most, that a leg passes a drop at its margin, in (0, 0.5).
+        strata: Leg to the kind that each item was drawn as. Kinds have fixed shares of a leg, so only the spread inside
+            them is chance: a shift that kinds share or that they cancel out widens nothing. None: all items are of one
+            kind.
 
     Raises:
         ProbeError: Legs or items differ, or a score is not finite: nothing can be said, so nothing is admitted.
 
     Source: paired non-inferiority by a one-sided t interval (Wellek 2010, section 5.2); drop (z + z) sd / sqrt n.
+    Standard error of a stratified mean with proportional shares: Cochran 1977, section 5.9.
     """
     if before.keys() != after.keys():
         raise ProbeError("base and candidate were probed on different legs; probe both again")
@@ -107,7 +127,7 @@ def compare(
                 f"leg {leg} has {len(difference)} paired scores or one that is not finite; nothing is admitted"
             )
         count = len(difference)
-        error = float(difference.std(unbiased=True)) / count**0.5
+        error, freedom = _standard_error(difference, None if strata is None else strata[leg])
         mean = float(difference.mean())
         verdicts.append(
             LegVerdict(
@@ -115,12 +135,27 @@ def compare(
                 unit=units[leg],
                 items=count,
                 drop=mean,
-                upper=mean + float(stats.t.ppf(CONFIDENCE, count - 1)) * error,
-                detectable_drop=(float(stats.norm.ppf(CONFIDENCE)) + float(stats.norm.ppf(POWER))) * error,
+                upper=mean + float(stats.t.isf(level, freedom)) * error,
+                detectable_drop=(float(stats.norm.isf(level)) + float(stats.norm.ppf(POWER))) * error,
                 margin=margins[units[leg]],
+                level=level,
             )
         )
     return tuple(verdicts)
+
+
+def _standard_error(difference: Tensor, strata: Sequence[str] | None) -> tuple[float, int]:
+    """Standard error of the mean of paired differences, and its degrees of freedom; kinds of one item count as one
+    kind."""
+    names = list(strata or [""] * len(difference))
+    groups: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        groups.setdefault(name if names.count(name) > 1 else "alone", []).append(place)
+    if any(len(places) == 1 for places in groups.values()):
+        groups = {"": list(range(len(names)))}
+    squares = sum(float((difference[places] - difference[places].mean()).square().sum()) for places in groups.values())
+    freedom = len(names) - len(groups)
+    return (squares / freedom / len(names)) ** 0.5, freedom
 
 
 def admit(
@@ -132,6 +167,7 @@ def admit(
     probes: Probes,
     margins: Mapping[str, float] = MARGINS,
     alphas: Sequence[float] = ALPHAS,
+    look: int = 1,
     progress: Callable[[float], None] = lambda alpha: None,
 ) -> tuple[Verdict, AdmittedAdapter | None]:
     """Decide how much of a candidate to admit: the largest tried share that holds on every leg.
@@ -144,7 +180,9 @@ def admit(
             cannot creep past the margin.
         probes: Public items.
         margins: Unit to the largest tolerated drop.
-        alphas: Shares to try, largest first.
+        alphas: Shares to try, largest first; fixed in advance.
+        look: Which time this home's gate is used, from 1 and never the same twice: the number of runs that the ledger
+            has reserved, this one included. Later looks ask for more certainty.
         progress: Called before each share is probed.
 
     Returns:
@@ -153,13 +191,14 @@ def admit(
     Raises:
         ProbeError: Nothing can be said; nothing is admitted.
     """
-    before, units = probes.score_bare(model, base), probes.units()
+    before, units, strata = probes.score_bare(model, base), probes.units(), probes.strata()
     legs: tuple[LegVerdict, ...] = ()
-    for alpha in alphas:
+    for place, alpha in enumerate(alphas):
         progress(alpha)
         offered = current.toward(candidate, alpha)
-        legs = compare(before, probes.score(model, offered), units, margins)
+        level = level_of(look=look, place=place, shares=len(alphas))
+        legs = compare(before, probes.score(model, offered), units, margins, level=level, strata=strata)
         if all(leg.passed for leg in legs):
-            verdict = Verdict(alpha=alpha, legs=legs)
+            verdict = Verdict(alpha=alpha, legs=legs, look=look)
             return verdict, AdmittedAdapter(offered, verdict, proof=_PROOF)
-    return Verdict(alpha=0.0, legs=legs), None
+    return Verdict(alpha=0.0, legs=legs, look=look), None

@@ -16,7 +16,7 @@ import json
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -82,6 +82,15 @@ class Forgotten:
     """Number of records removed."""
     trained_blocks: tuple[str, ...]
     """Blocks of removed records that an adapter has already learned from (it keeps a private trace of them), sorted."""
+    trained_runs: tuple[str, ...] = ()
+    """Ids of the runs that learned from removed records, sorted."""
+
+    @classmethod
+    def of(cls, count: int, trained: Iterable[tuple[str, str]]) -> Self:
+        """From the number of removed records and the (block, run) of those that were trained."""
+        pairs = list(trained)
+        blocks, runs = ({pair[place] for pair in pairs} for place in (0, 1))
+        return cls(count=count, trained_blocks=tuple(sorted(blocks)), trained_runs=tuple(sorted(runs)))
 
 
 class Store:
@@ -178,6 +187,15 @@ class Store:
             update = f"UPDATE experience SET trained_run = ? WHERE {_AMONG}"
             return int(self._database.execute(update, [run_id, chosen]).rowcount)
 
+    def unmark_trained(self, run_ids: Iterable[str]) -> int:
+        """Make the records of these runs fresh again, because no adapter has them any more; return how many there are.
+
+        What the runs cost stays spent: whoever learns from these records once more is charged once more.
+        """
+        with writing(self._connection, self.path, "update"):
+            update = "UPDATE experience SET trained_run = NULL WHERE trained_run IN (SELECT value FROM json_each(?))"
+            return int(self._database.execute(update, [json.dumps(list(run_ids))]).rowcount)
+
     def forget(
         self,
         *,
@@ -194,17 +212,38 @@ class Store:
             StoreError: Not exactly one was given, or the file cannot be written (nothing removed); or the records are
                 removed but their sealed bytes stay on disk until the next opening, and the line says why.
         """
+        return self._forget(*self._which(ids, before, contact, everything))
+
+    def trained_of(
+        self,
+        *,
+        ids: Iterable[str] | None = None,
+        before: datetime | None = None,
+        contact: str | None = None,
+        everything: bool = False,
+    ) -> list[tuple[str, str]]:
+        """Return (block, run) of all that runs learned from records, each pair once; which, as `forget` is told."""
+        condition, values = self._which(ids, before, contact, everything)
+        with in_plain_words(self.path, "read"):
+            query = f"SELECT DISTINCT block, trained_run FROM experience WHERE {condition}"
+            rows = self._database.execute(query, values).fetchall()
+        return sorted((str(block), str(run)) for block, run in rows if run is not None)
+
+    def _which(
+        self, ids: Iterable[str] | None, before: datetime | None, contact: str | None, everything: bool
+    ) -> tuple[str, list[str | int | bytes]]:
+        """The condition of what was asked for, and its values."""
         if (ids is not None) + (before is not None) + (contact is not None) + everything != 1:
             raise StoreError("say what to forget with exactly one of ids, before, contact or everything")
         if ids is not None:
-            return self._forget(_AMONG, [json.dumps(list(ids))])
+            return _AMONG, [json.dumps(list(ids))]
         if before is not None:
             if before.utcoffset() is None:
                 raise StoreError(f"the time {before.isoformat()} has no zone; give one, such as +00:00")
-            return self._forget("at < ?", [_seconds(before)])
+            return "at < ?", [_seconds(before)]
         if contact is not None:
-            return self._forget("contact_tag = ?", [self._cipher.tag(contact)])
-        return self._forget("1")
+            return "contact_tag = ?", [self._cipher.tag(contact)]
+        return "1", []
 
     def expire(self, before: datetime) -> Forgotten:
         """Forget the records older than `before`, for a retention period."""
@@ -222,6 +261,34 @@ class Store:
                 raise StoreError(f"there is no record {record_id}, it may have been forgotten; keep nothing from it")
             row = {"record_id": record_id, "kind": kind, "payload": sealed}
             self._database.table("cache").insert(row, replace=True)
+
+    def put_caches(self, kind: str, values: Mapping[str, bytes], *, max_bytes: int) -> None:
+        """Keep a value for each of several records, in one transaction; those that were forgotten get none.
+
+        Args:
+            kind: As `put_cache`.
+            values: Record id to value.
+            max_bytes: Of all cached values together; the oldest go where they would be more.
+
+        Raises:
+            StoreError: No room; nothing was kept.
+        """
+        rows = [
+            (record_id, kind, self._cipher.seal(value, FORMAT, "cache.payload", record_id, kind), record_id)
+            for record_id, value in values.items()
+        ]
+        put = (
+            "INSERT OR REPLACE INTO cache (record_id, kind, payload) "
+            "SELECT ?, ?, ? WHERE EXISTS (SELECT 1 FROM experience WHERE id = ?)"
+        )
+        oldest = (
+            "DELETE FROM cache WHERE rowid IN (SELECT rowid FROM (SELECT rowid, "
+            "SUM(LENGTH(payload)) OVER (ORDER BY rowid DESC) AS bytes FROM cache) WHERE bytes > ?)"
+        )
+        with writing(self._connection, self.path, "add to"):
+            for row in rows:
+                self._database.execute(put, row)
+            self._database.execute(oldest, [max_bytes])
 
     def get_cache(self, record_id: str, kind: str) -> bytes | None:
         """Return what `put_cache` kept, or None if there is nothing or it does not open: it can be computed again."""
@@ -269,8 +336,7 @@ class Store:
             except sqlite3.Error as cause:
                 what = f"{len(gone)} records are forgotten, but their sealed bytes are not yet gone from {self.path}"
                 raise StoreError(f"{what}: {why(cause)}; then run this again") from cause
-        blocks = {str(block) for block, trained_run in gone if trained_run is not None}
-        return Forgotten(count=len(gone), trained_blocks=tuple(sorted(blocks)))
+        return Forgotten.of(len(gone), [(str(block), str(run)) for block, run in gone if run is not None])
 
     def _erase(self) -> None:
         leave_no_old_bytes(self._connection)
@@ -284,6 +350,7 @@ class Store:
             "signal": experience.signal.value,
             "consent": experience.consent.value,
             "contact": experience.contact,
+            **({} if experience.part_of is None else {"part_of": experience.part_of}),
         }
         payload = json.dumps(fields, ensure_ascii=False).encode()
         padded = payload.ljust(-(-len(payload) // SIZE_STEP_BYTES) * SIZE_STEP_BYTES)  # JSON ignores spaces at its end.
@@ -316,6 +383,7 @@ class Store:
             signal=Signal(fields["signal"]),
             consent=Consent(fields["consent"]),
             contact=fields["contact"],
+            part_of=fields.get("part_of"),
             at=EPOCH + timedelta(seconds=at),
             id=record_id,
         )

@@ -9,7 +9,7 @@ The noise of a private step grows with the square root of d, so the private defa
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +21,7 @@ from personalize.adapter import AdaptedLinear, Adapter, attached, sites
 from personalize.errors import AdapterError
 from privacy.per_example import add_grad_sample
 
-__all__ = ["KINDS", "Basis", "Trainable", "trainable"]
+__all__ = ["KINDS", "Basis", "FrozenA", "Trainable", "trainable"]
 
 KINDS = ("lora", "frozen-a", "xs", "basis")
 
@@ -31,7 +31,8 @@ class Basis:
     """Directions for B, learned on public people: how people differ."""
 
     directions: Mapping[str, Tensor]
-    """Site name to directions, shape (count, out, rank), whitened: one record moves a coefficient by about one unit."""
+    """Site name to directions, shape (count, out, rank), whitened: one record moves a coefficient by about one unit.
+    Sites that are not named stay as they are."""
     variance: Tensor
     """Between-people variance of each coefficient in whitened units, shape (count,), > 0, falling."""
 
@@ -57,7 +58,8 @@ class Trainable(ABC):
         with attached(model, self.start) as modules:
             self._modules = modules
             for site, module in modules.items():
-                module.route, module.trained = self._route(site), tuple(self.parameters)
+                if self._trains(site):
+                    module.route, module.trained = self._route(site), tuple(self.parameters)
             self.refresh()
             try:
                 yield
@@ -92,6 +94,10 @@ class Trainable(ABC):
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         else:
             add_grad_sample(parameter, torch.bmm(left.transpose(1, 2), right))
+
+    def _trains(self, site: str) -> bool:
+        """Whether anything at this site is trained; below the lowest such site no gradient is computed."""
+        return True
 
     @abstractmethod
     def _factors(self, site: str) -> tuple[Tensor, Tensor]:
@@ -128,12 +134,18 @@ class FrozenA(Trainable):
 
     kind = "frozen-a"
 
-    def __init__(self, start: Adapter) -> None:
+    def __init__(self, start: Adapter, *, layers: Collection[int] | None = None) -> None:
+        """Train B at `start`, of all its layers or of some only."""
         super().__init__(start)
-        self._b = {site: self._new(value) for site, value in start.b.items()}
+        chosen = start.spec.layers if layers is None else layers
+        prefixes = tuple(f"model.layers.{layer}." for layer in chosen)
+        self._b = {site: self._new(value) for site, value in start.b.items() if site.startswith(prefixes)}
+
+    def _trains(self, site: str) -> bool:
+        return site in self._b
 
     def _factors(self, site: str) -> tuple[Tensor, Tensor]:
-        return self.start.a[site], self._b[site].detach()
+        return self.start.a[site], self._b[site].detach() if site in self._b else self.start.b[site]
 
     def _route(self, site: str) -> Any:
         return lambda inputs, projected, upstream: self._put(self._b[site], upstream, projected)
@@ -168,14 +180,19 @@ class Coefficients(Trainable):
 
     def __init__(self, start: Adapter, basis: Basis) -> None:
         super().__init__(start)
-        if basis.directions.keys() != start.b.keys():
+        if not basis.directions or not basis.directions.keys() <= start.b.keys():
             raise AdapterError(
                 "the basis has other layers or targets than the adapter; use the basis of this base model"
             )
         self.basis = basis
         self.theta = self._new(torch.zeros(len(basis), dtype=next(iter(start.b.values())).dtype))
 
+    def _trains(self, site: str) -> bool:
+        return site in self.basis.directions
+
     def _factors(self, site: str) -> tuple[Tensor, Tensor]:
+        if not self._trains(site):
+            return self.start.a[site], self.start.b[site]
         step = torch.tensordot(self.theta.detach(), self.basis.directions[site].to(self.theta.dtype), dims=1)
         return self.start.a[site], self.start.b[site] + step  # (out, rank)
 

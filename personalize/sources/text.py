@@ -1,6 +1,7 @@
 """A plain text file in; its paragraphs out, in their order."""
 
 import re
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,10 +22,13 @@ def from_text(path: Path) -> list[Experience]:
         SourceError: The file cannot be used, or has no usable text.
     """
     whole = _BLANK_LINES.split(plain(read_text(path)))
-    paragraphs = [piece for paragraph in whole for piece in _pieces(paragraph.strip())]
+    paragraphs = [piece for paragraph in whole for piece in _named_pieces(paragraph.strip())]
     check_not_too_many(len(paragraphs), "paragraphs", str(path))
     times = times_from_order(path, len(paragraphs))
-    found = (usable(prompt="", answer=paragraph, at=at) for paragraph, at in zip(paragraphs, times, strict=True))
+    found = (
+        usable(prompt="", answer=piece, at=at, part_of=name)
+        for (piece, name), at in zip(paragraphs, times, strict=True)
+    )
     return timeline(found, lambda experience: experience.answer, str(path))
 
 
@@ -34,8 +38,15 @@ def times_from_order(path: Path, count: int) -> list[datetime]:
     return [last - timedelta(seconds=count - 1 - index) for index in range(count)]
 
 
+def _named_pieces(paragraph: str) -> Iterator[tuple[str, str | None]]:
+    """The pieces of a paragraph, each with a name that they share; None where there is only one."""
+    pieces = list(_pieces(paragraph))
+    name = uuid.uuid4().hex if len(pieces) > 1 else None
+    return ((piece, name) for piece in pieces)
+
+
 def _pieces(paragraph: str) -> Iterator[str]:
-    """Cut a paragraph that is longer than a record where a word ends; each piece is a record of its own."""
+    """Cut a paragraph that is longer than a record where a word ends; each piece is a record, and they are one unit."""
     start = 0
     while len(paragraph) - start > MAX_ANSWER_CHARS:
         limit = start + MAX_ANSWER_CHARS

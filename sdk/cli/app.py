@@ -6,6 +6,7 @@ import click
 
 from personalize.errors import PersonalizeError
 from privacy.errors import PrivacyError
+from sdk.cli.adapter import adapter
 from sdk.cli.build import build
 from sdk.cli.demo import demo
 from sdk.cli.person import ask, forget, learn, remember, status
@@ -21,7 +22,7 @@ def cli() -> None:
     """Learn from one person on their own device: private, gated, reversible."""
 
 
-for command in (demo, remember, forget, learn, ask, status, privacy, build):
+for command in (demo, remember, forget, learn, ask, status, adapter, privacy, build):
     cli.add_command(command)
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from sdk.bundle import Bundle, cache_folder
+from sdk.cli.options import shown_progress
 
 __all__ = ["build"]
 
@@ -39,6 +40,68 @@ def base(cache: Path | None, teacher: Path | None, rebuild: bool, as_json: bool)
             rebuild=rebuild,
         )
     click.echo(json.dumps(_facts(bundle)) if as_json else _lines(bundle))
+
+
+@build.command()
+@click.option(
+    "--people",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="JSON lines with `person`, `answer` and if wanted `prompt`: public text of many people. Repeatable.",
+)
+@click.option(
+    "--git",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A public repository; every author is a person. Repeatable.",
+)
+@click.option("--name", required=True, help="Kind of text, such as commits.")
+@click.option("--licence", required=True, help="SPDX identifier of the text's licence; it is written into the pack.")
+@click.option("--origin", required=True, help="Where the text is from; it is written into the pack.")
+@click.option("--directions", type=click.IntRange(1, 240), default=240, show_default=True, help="Directions kept.")
+@click.option("--records-each", type=click.IntRange(8, 10_000), default=96, show_default=True, help="Of one person.")
+@click.option("--passes", type=click.IntRange(1, 20), default=2, show_default=True, help="Over all public text.")
+@click.option("--bundle", type=click.Path(path_type=Path, file_okay=False), help="Bundle to put it in. [LIMBECK_BASE]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def basis(
+    people: tuple[Path, ...],
+    git: tuple[Path, ...],
+    name: str,
+    licence: str,
+    origin: str,
+    directions: int,
+    records_each: int,
+    passes: int,
+    bundle: Path | None,
+    as_json: bool,
+) -> None:
+    """Learn from public people where a person begins and how people differ; put it into the base bundle.
+
+    Long: about 25 records a second and pass on two cores. Ctrl-C keeps what is done; the same call goes on from there.
+    """
+    if not people and not git:
+        raise click.UsageError("say whose text: --people FILE or --git REPOSITORY")
+    from sdk.build.domain import build_pack
+    from sdk.device.night import base_of
+
+    with shown_progress() as tell:
+        made = build_pack(
+            base_of,
+            people,
+            git,
+            name=name,
+            facts={"licence": licence, "origin": origin},
+            directions=directions,
+            records_each=records_each,
+            passes=passes,
+            bundle=bundle,
+            progress=tell,
+        )
+    line = (
+        f"{name}: {made['directions']} directions from {made['people']} people and {made['records']} records, "
+        f"{int(made['bytes']) / 1e6:.1f} MB, in {made['folder']}"
+    )
+    click.echo(json.dumps(made) if as_json else line)
 
 
 def _facts(bundle: Bundle) -> dict[str, str | int]:

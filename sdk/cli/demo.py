@@ -79,7 +79,7 @@ def _show_demo(result: dict[str, Any]) -> None:
             table.add_row(name, f"{bits:.4f}", f"{right:.1%}")
     out.print(table)
     kept = Table(title="what was kept: drop on public probes against the bare base")
-    for column in ("skill", "drop", "95 % upper bound", "detectable drop", "margin", "unit", ""):
+    for column in ("skill", "drop", "upper bound", "detectable drop", "margin", "unit", ""):
         kept.add_column(column)
     for leg in result["retention"]:
         figures = [f"{leg[key]:+.3f}" for key in ("drop", "upper", "detectable_drop", "margin")]

@@ -11,7 +11,16 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-__all__ = ["Tell", "answer", "home_option", "json_option", "one_source", "shown_progress", "source_options"]
+__all__ = [
+    "Tell",
+    "adapter_option",
+    "answer",
+    "home_option",
+    "json_option",
+    "one_source",
+    "shown_progress",
+    "source_options",
+]
 
 Command = Callable[..., Any]
 Tell = Callable[[str, int, int], None]
@@ -23,6 +32,7 @@ home_option = click.option(
     default=lambda: os.environ.get("LIMBECK_HOME"),
     help="Folder of experience, ledger and adapters. [LIMBECK_HOME, else the user's data folder]",
 )
+adapter_option = click.option("--adapter", "line", help="Name of the adapter. [the one that `adapter use` chose]")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 

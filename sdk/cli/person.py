@@ -7,9 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sdk.cli.options import Tell, answer, home_option, json_option, one_source, shown_progress, source_options
+from personalize.errors import NightStoppedError, TrainingError
+from privacy.errors import BudgetExhaustedError
+from sdk.cli.options import (
+    Tell,
+    adapter_option,
+    answer,
+    home_option,
+    json_option,
+    one_source,
+    shown_progress,
+    source_options,
+)
+from sdk.cli.signals import stop_when_asked
 
 if TYPE_CHECKING:
+    from personalize.learner import Learner
     from sdk.bundle import Bundle
 
 __all__ = ["ask", "forget", "learn", "remember", "status"]
@@ -70,6 +83,8 @@ def remember(
 @click.option("--contact", help="Everything with this contact.")
 @click.option("--all", "everything", is_flag=True, help="Everything.")
 @click.option("--yes", is_flag=True, help="With --all: do not ask.")
+@click.option("--exact", is_flag=True, help="Also go back to before any adapter learned from them, and learn again.")
+@click.option("--later", is_flag=True, help="With --exact: leave the learning to the next night.")
 @home_option
 @json_option
 def forget(
@@ -78,13 +93,17 @@ def forget(
     contact: str | None,
     everything: bool,
     yes: bool,
+    exact: bool,
+    later: bool,
     home: Path | None,
     as_json: bool,
 ) -> None:
-    """Remove records and everything cached from them. What was spent stays spent."""
+    """Remove records and everything made from them but the adapters. What was spent stays spent."""
     given = [bool(ids), before is not None, contact is not None, everything]
     if sum(given) != 1:
         raise click.UsageError("say what to forget: IDS, --before DATE, --contact NAME or --all")
+    if later and not exact:
+        raise click.UsageError("--later says when to learn again, which only --exact does")
     if everything and not yes:
         click.confirm("Forget every record?", abort=True, err=True)
     from personalize import Home
@@ -99,48 +118,102 @@ def forget(
         which = {"contact": contact}
     learner = Learner(Home.open(home), None)
     try:
-        gone = learner.forget(**which)
+        gone = learner.forget(exact=exact, **which)
         left = learner.store.count()
+        again = _learned_again(learner) if gone.undone and gone.undone.fresh and not later else {}
     finally:
         learner.close()
-    traces = ""
-    if gone.trained_blocks:
-        traces = f"; adapters learned from {len(gone.trained_blocks)} of their blocks, within epsilon"
-    answer(
-        {"forgotten": gone.count, "left": left, "trained_blocks": list(gone.trained_blocks)},
-        f"forgot {gone.count} records, {left} left{traces}",
-        as_json=as_json,
-    )
+    facts = {"forgotten": gone.count, "left": left, **gone.to_dict(), **again}
+    words = f"forgot {gone.count} records, {left} left; {gone.remains()}"
+    answer(facts, "\n".join([words, *again.values()]) if not as_json else "", as_json=as_json)
+
+
+def _learned_again(learner: "Learner") -> dict[str, Any]:
+    """Learn again from what is still remembered: a new night, charged like any other; or a line that says why not."""
+    from personalize.nightly import learn_noted
+    from sdk.device.night import base_of, plan_of
+
+    with shown_progress() as tell, stop_when_asked() as asked:
+        learner.base = base_of(_bundle(tell))
+        try:
+            records = sum(1 for _ in learner.store.fresh())
+            plan = plan_of(learner.base, records=records).for_unit(learner.ledger.budget().unit)
+            report = learn_noted(learner, plan, why="after exact removal", progress=tell, stop=asked)
+            return {"learned_again": report.summary()}
+        except (TrainingError, BudgetExhaustedError) as refused:
+            return {"learned_again": f"not learned again: {refused}"}
 
 
 @click.command()
 @click.option("--epsilon", type=float, default=2.0, show_default=True, help="Privacy budget of tonight, per record.")
 @click.option("--delta", type=float, default=1e-5, show_default=True, help="Probability that goes with epsilon.")
-@click.option("--steps", type=click.IntRange(1, 1000), default=8, show_default=True, help="Steps of the night.")
+@click.option("--steps", type=click.IntRange(1, 1000), help="Steps of the night. [the kind's own]")
 @click.option(
     "--kind",
-    type=click.Choice(["xs", "frozen-a", "lora"]),
-    default="xs",
-    show_default=True,
-    help="What of the adapter is trained: from few numbers to many.",
+    type=click.Choice(["basis", "xs", "frozen-a", "lora"]),
+    help="What of the adapter is trained. [what gained most in the bench for so many records at this epsilon]",
 )
+@click.option("--pack", help="Kind of text whose public directions to use. [the only one of the base]")
+@click.option(
+    "--unit",
+    type=click.Choice(["record", "conversation", "day"]),
+    default="record",
+    show_default=True,
+    help="Whose presence the night hides; the first night of a home decides for all.",
+)
+@click.option("--when-idle", is_flag=True, help="Only if the device is idle, charging and cool; else say why not.")
+@click.option("--policy", multiple=True, metavar="NAME=VALUE", help="With --when-idle: move a limit, such as load=2.")
+@click.option("--gain-check", is_flag=True, help="Hold some records out and look at them once, at a small charge.")
+@click.option("--anew", is_flag=True, help="Give up a night that was stopped, instead of going on with it.")
+@adapter_option
 @home_option
 @json_option
-def learn(epsilon: float, delta: float, steps: int, kind: str, home: Path | None, as_json: bool) -> None:
+def learn(
+    epsilon: float,
+    delta: float,
+    steps: int | None,
+    kind: str | None,
+    pack: str | None,
+    unit: str,
+    when_idle: bool,
+    policy: tuple[str, ...],
+    gain_check: bool,
+    anew: bool,
+    line: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
     """Learn from the fresh records within the privacy budget; pass the gate, or change nothing."""
+    if policy and not when_idle:
+        raise click.UsageError("--policy says when a night may run, which only --when-idle asks")
     from personalize import Home
     from personalize.learner import Learner
+    from personalize.nightly import learn_noted, learn_when_idle
+    from personalize.schedule import NightPolicy
+    from privacy import Unit
     from sdk.device.night import base_of, plan_of
 
-    plan = plan_of(kind=kind, epsilon=epsilon, delta=delta, steps=steps)
+    allowed = NightPolicy().changed(policy)
     place = Home.open(home)
-    with shown_progress() as tell:
-        learner = Learner(place, base_of(_bundle(tell)))
+    with shown_progress() as tell, stop_when_asked() as asked:
+        base = base_of(_bundle(tell), pack=pack)
+        learner = Learner(place, base, adapter=line)
         try:
-            report = learner.learn(plan, progress=tell)
+            records = sum(1 for _ in learner.store.fresh())
+            plan = plan_of(base, kind=kind, epsilon=epsilon, delta=delta, steps=steps, records=records)
+            plan = plan.for_unit(Unit(unit))
+            if when_idle:
+                made = learn_when_idle(
+                    learner, plan, allowed, progress=tell, stop=asked, anew=anew, gain_check=gain_check
+                )
+            else:
+                made = learn_noted(learner, plan, progress=tell, stop=asked, anew=anew, gain_check=gain_check)
+        except NightStoppedError as stopped:
+            click.echo(f"limbeck: {stopped}", err=True)
+            raise click.Abort from stopped
         finally:
             learner.close()
-    answer(report.to_dict(), report.summary(), as_json=as_json)
+    answer({"ran": True} | made.to_dict(), made.summary(), as_json=as_json)
 
 
 def _bundle(tell: Tell) -> "Bundle":
@@ -156,16 +229,19 @@ def _bundle(tell: Tell) -> "Bundle":
     "--temperature", type=click.FloatRange(0, 4), default=0.0, show_default=True, help="0 is the likeliest answer."
 )
 @click.option("--bare", is_flag=True, help="Without the learned adapter.")
+@adapter_option
 @home_option
 @json_option
-def ask(prompt: str, tokens: int, temperature: float, bare: bool, home: Path | None, as_json: bool) -> None:
+def ask(
+    prompt: str, tokens: int, temperature: float, bare: bool, line: str | None, home: Path | None, as_json: bool
+) -> None:
     """Ask the base model with the newest admitted adapter; nothing leaves the device. PROMPT - reads stdin."""
     from sdk.device.assistant import Assistant
 
     if prompt == "-":
         prompt = sys.stdin.read()
     with shown_progress() as tell:
-        assistant = Assistant.open(home, bundle=_bundle(tell), adapter=not bare)
+        assistant = Assistant.open(home, bundle=_bundle(tell), adapter=not bare, line=line)
     pieces: list[str] = []
     for piece in assistant.stream(prompt, max_new_tokens=tokens, temperature=temperature):
         pieces.append(piece)
@@ -200,12 +276,31 @@ def status(home: Path | None, as_json: bool) -> None:
         f"ledger      {facts['ledger_entries']} entries, verified",
         f"rollback    of the ledger file is noticed by: {facts['rollback_protection']}",
     ]
-    if facts["unfinished_nights"]:
-        lines.append(f"unfinished  {facts['unfinished_nights']} nights were stopped; what they reserved stays spent")
-    if facts["label"]:
-        night = facts["label"]["night"]
+    if (lost := facts["unfinished_nights"] - bool(facts["can_go_on"])) > 0:
+        lines.append(f"unfinished  {lost} nights ended early; what they reserved stays spent")
+    lines += [*_about_nights(facts), *_about_label(facts["label"] or {})]
+    answer(facts, "\n".join(lines), as_json=as_json)
+
+
+def _about_nights(facts: dict[str, Any]) -> list[str]:
+    """What became of the last night, and whether one waits to be gone on with."""
+    lines, last, waiting = [], facts["last_night"], facts["can_go_on"]
+    if last:
+        lines.append(f"last night  {last['at']}: {last['outcome']}; {last['why']}")
+    if waiting:
+        done = f"step {waiting['step']} of {waiting['steps']}"
+        lines.append(f"stopped     a night waits at {done}; `limbeck learn` goes on, at no new charge")
+    return lines
+
+
+def _about_label(label: dict[str, Any]) -> list[str]:
+    """What the adapter in use cost and proved."""
+    from privacy.label import lines as lines_of
+
+    lines = []
+    if night := label.get("night"):
         lines.append(
             f"label       epsilon {night['epsilon']:.3f}, delta {night['delta']:g}, unit {night['unit']}, "
-            f"{night['records']} records, alpha {night['alpha']:g}"
+            f"{night['records']} {night['unit']}s, alpha {night['alpha']:g}"
         )
-    answer(facts, "\n".join(lines), as_json=as_json)
+    return lines + (lines_of(label["privacy"]) if "privacy" in label else [])

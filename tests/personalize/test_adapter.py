@@ -183,6 +183,34 @@ def test_peft_loads_what_we_save_with_equal_logits(tmp_path: Path) -> None:
         theirs.unload()
 
 
+def test_an_adapter_as_bytes_is_the_same_adapter_and_fits_the_same_base() -> None:
+    adapter = warm_adapter(MODEL)
+    assert same(Adapter.from_bytes(adapter.to_bytes(), base_digest=DIGEST), adapter)
+    with pytest.raises(BaseMismatchError, match=r"adapter in the file was learned on base sha256:5+…"):
+        Adapter.from_bytes(adapter.to_bytes(), base_digest="sha256:" + "0" * 64)
+
+
+@pytest.mark.parametrize("kept", [0, 7, 8, 100, -1])
+def test_bytes_that_were_cut_are_refused_in_one_line(kept: int) -> None:
+    with pytest.raises(AdapterError, match="adapter in the file cannot be read"):
+        Adapter.from_bytes(warm_adapter(MODEL).to_bytes()[:kept], base_digest=DIGEST)
+
+
+def test_bytes_of_an_adapter_with_a_number_that_is_none_are_refused() -> None:
+    adapter = warm_adapter(MODEL)
+    next(iter(adapter.b.values()))[0, 0] = float("nan")
+    with pytest.raises(AdapterError, match="not one finite pair"):
+        Adapter.from_bytes(adapter.to_bytes(), base_digest=DIGEST)
+
+
+def test_a_share_of_an_adapter_is_that_share_of_its_change_and_none_of_it_changes_nothing() -> None:
+    adapter = warm_adapter(MODEL)
+    assert torch.equal(logits(adapter.scaled(0.0)), logits())
+    for site in adapter.a:
+        half = adapter.scaled(0.5)
+        torch.testing.assert_close(half.b[site] @ half.a[site], 0.5 * adapter.b[site] @ adapter.a[site])
+
+
 def test_saving_over_an_adapter_is_refused_and_leaves_it(tmp_path: Path) -> None:
     first = warm_adapter(MODEL, seed=1)
     first.save(tmp_path / "one")

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from personalize import forward
 from personalize.adapter import attached
 from personalize.errors import TrainingError
-from personalize.forward import Encoded, collate, completion_losses, encode, prefixes, token_scores
+from personalize.forward import (
+    Encoded,
+    bare_states,
+    collate,
+    completion_losses,
+    encode,
+    kl_losses,
+    prefixes,
+    token_scores,
+)
 from tests.brute_force import loss_of
 from tests.nights import SPEC, after_frozen_layers, random_records, warm_adapter
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -204,3 +213,41 @@ def test_scores_do_not_depend_on_the_chunk_that_meets_the_head(monkeypatch: pyte
     torch.testing.assert_close(
         whole, (token_scores(MODEL, batch, cut=SPEC.cut), completion_losses(MODEL, batch, cut=SPEC.cut))
     )
+
+
+# Distance to the base
+
+
+def distances(rows: int | None, *, size: float = 0.3) -> list[tuple[float, float]]:
+    """Of each record: what kl_losses says, and the definition over the whole model's logits."""
+    adapter, records = warm_adapter(MODEL, size=size), random_records()
+    batch = collate(after_frozen_layers(MODEL, records))
+    bare = bare_states(MODEL, batch, cut=SPEC.cut)
+    with attached(MODEL, adapter):
+        found = kl_losses(MODEL, batch, bare, cut=SPEC.cut, head_rows=rows)
+    wanted = []
+    for record in records:
+        ids = torch.tensor([record.ids])
+        places = slice(record.completion - 1, len(record.ids) - 1)
+        base = torch.log_softmax(MODEL(ids).logits[0, places, :rows], 1)
+        with attached(MODEL, adapter):
+            mine = torch.log_softmax(MODEL(ids).logits[0, places, :rows], 1)
+        wanted.append(torch.nn.functional.kl_div(mine, base, log_target=True, reduction="sum").item())
+    return list(zip(found.tolist(), wanted, strict=True))
+
+
+@pytest.mark.parametrize("rows", [None, 60])
+def test_the_distance_to_the_base_is_the_divergence_of_the_whole_models(rows: int | None) -> None:
+    for found, wanted in distances(rows):
+        assert found == pytest.approx(wanted, rel=1e-9)
+        assert found > 0
+
+
+def test_an_adapter_that_changes_nothing_is_at_distance_zero() -> None:
+    assert all(abs(found) < 1e-12 for found, _ in distances(None, size=0.0))
+
+
+def test_the_distance_does_not_depend_on_the_chunk_that_meets_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = distances(None)
+    monkeypatch.setattr(forward, "HEAD_CHUNK", 7)
+    assert [found for found, _ in distances(None)] == pytest.approx([found for found, _ in whole])

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,9 @@ def test_the_admitted_adapter_carries_its_label_and_its_base(ready: Learner) -> 
     report = ready.learn(PLAN)
     label = ready.shelf.label()
     assert label is not None
-    assert label["plan"] == asdict(PLAN)
+    assert label["plan"] == PLAN.to_dict()
+    assert label["privacy"]["epsilon"] == pytest.approx(report.epsilon)
+    assert label["before"] is None
     assert label["night"]["epsilon"] == report.epsilon
     adapter = ready.shelf.load(base_digest=DIGEST)
     assert adapter is not None
@@ -336,14 +338,14 @@ def test_a_night_that_fails_stays_spent_and_leaves_its_records_for_one_more(
 
 
 def crash_until_refused(ready: Learner) -> int:
-    """Nights are interrupted in their middle until one is refused; what was reserved must show all the time."""
+    """Nights fail in their middle until one is refused; what was reserved must show all the time."""
 
     def interrupt(phase: str, done: int, total: int) -> None:
         if (phase, done) == ("learning", 1):
-            raise KeyboardInterrupt
+            raise TrainingError("the machine is on fire; put it out")
 
     for nights in range(1, 10):
-        with pytest.raises((KeyboardInterrupt, BudgetExhaustedError)) as ended:
+        with pytest.raises((TrainingError, BudgetExhaustedError)) as ended:
             ready.learn(PLAN, progress=interrupt)
         if isinstance(ended.value, BudgetExhaustedError):
             assert ended.value.left < PLAN.epsilon
@@ -399,7 +401,7 @@ def test_a_charge_by_the_steps_that_were_drawn_is_caught(ready: Learner, monkeyp
 def test_a_report_holds_no_figure_that_was_read_from_private_records() -> None:
     public = {
         "adapter", "verdict", "records", "blocks", "epsilon", "epsilon_pld", "delta", "unit", "neighbours",
-        "noise_multiplier", "steps", "epsilon_left",
+        "noise_multiplier", "steps", "epsilon_left", "resumed", "gain",
     }  # fmt: skip
     assert set(NightReport.__dataclass_fields__) == public, "a new field must be public or noised; say so here"
 
@@ -410,7 +412,8 @@ def test_status_of_a_home_tells_what_was_learned_and_spent(ready: Learner) -> No
     assert (status["records"], status["trained"], status["fresh"]) == (24, 24, 0)
     assert status["epsilon_spent"] + status["epsilon_left"] == pytest.approx(LIFETIME.epsilon)
     assert status["unfinished_nights"] == 0
-    assert status["label"]["plan"] == asdict(PLAN)
+    assert status["label"]["plan"] == PLAN.to_dict()
+    assert status["can_go_on"] is None
     json.dumps(status)
 
 

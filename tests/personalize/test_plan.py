@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from personalize.plan import NightPlan
-from privacy import DpSgdRun, PrivacyError, epsilon
+from personalize.plan import Mix, NightPlan
+from privacy import DpSgdRun, PrivacyError, Unit, epsilon
 
 
 def test_the_digest_is_that_of_the_canonical_plan() -> None:
     plan = NightPlan()
-    body = json.dumps({"format": "plan/1", **asdict(plan)}, sort_keys=True, separators=(",", ":"))
+    body = json.dumps({"format": "plan/1", **asdict(plan), "unit": "record"}, sort_keys=True, separators=(",", ":"))
     assert plan.digest() == "sha256:" + hashlib.sha256(body.encode()).hexdigest()
 
 
@@ -39,6 +39,9 @@ CHANGES: dict[str, Any] = {
     "rehearsal_per_step": 7,
     "max_tokens": 32,
     "head_rows": 8_192,
+    "unit": Unit.DAY,
+    "rehearsal_kl": 0.5,
+    "mix": Mix(anchors=0.5, by_base=0.5),
 }
 
 
@@ -72,6 +75,19 @@ def test_the_run_spends_the_plans_epsilon_and_hardly_less(plan: NightPlan) -> No
     assert epsilon(run, delta=plan.delta) <= plan.epsilon
     quieter = DpSgdRun(noise_multiplier=0.99 * run.noise_multiplier, sampling_rate=run.sampling_rate, steps=run.steps)
     assert epsilon(quieter, delta=plan.delta, accountant="rdp") > plan.epsilon
+
+
+@pytest.mark.parametrize("unit", list(Unit))
+def test_the_unit_of_the_plan_is_the_unit_of_its_run(unit: Unit) -> None:
+    assert NightPlan(unit=unit).run().unit is unit
+    assert NightPlan(unit=unit).to_dict()["unit"] == unit.value
+
+
+def test_a_larger_unit_is_clipped_to_the_length_that_its_mean_gradient_has() -> None:
+    plan = NightPlan(clip_norm=3.0)
+    assert [plan.for_unit(unit).clip_norm for unit in (Unit.RECORD, Unit.CONVERSATION, Unit.DAY)] == [3.0, 1.5, 0.75]
+    assert plan.for_unit(Unit.RECORD) == plan
+    assert plan.for_unit(Unit.DAY).run().noise_multiplier == plan.run().noise_multiplier
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Probe items in, one number an item out, the same for the same model, however it is computed."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 from personalize import probes as module
 from personalize.adapter import AdapterSpec, fresh
 from personalize.errors import ProbeError
-from personalize.forward import Encoded, encode
-from personalize.probes import PAIRS_PER_LOSS, UNITS, Probes
+from personalize.forward import Encoded, completion_losses, encode
+from personalize.probes import PER_LOSS, UNITS, Probes
+from personalize.retention import MARGINS
 from tests.brute_force import loss_of
 from tests.nights import DIGEST, SPEC, tiny_base, warm_adapter
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -41,9 +43,58 @@ def test_a_pair_item_scores_the_chance_of_the_bad_sentence_in_percentage_points(
         assert score == pytest.approx(100 * chances[1].item())
 
 
+def row_of(kind: str, *, leg: str = "more", **sides: str) -> dict[str, str]:
+    return {"format": "probe/1", "id": f"{leg}-0", "leg": leg, "kind": kind, "prompt": "say", **sides}
+
+
+def test_what_the_sides_of_a_pair_share_is_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = "the cat sat on the mat and the dog sat", "the cat sat on the mat near the dog sat"
+    counted: list[float] = []
+
+    def noted(model: Any, batch: Any, *, cut: int) -> torch.Tensor:
+        counted.append(batch.weights.sum().item())
+        return completion_losses(model, batch, cut=cut)
+
+    monkeypatch.setattr(module, "completion_losses", noted)
+    score = Probes([row_of("pair", good=good, bad=bad)], TOKENIZER).score(MODEL, BARE)["more"].item()
+    sides = [encode(TOKENIZER, "say", text) for text in (good, bad)]
+    assert counted[0] < sum(len(side.ids) - side.completion for side in sides) - 10
+    chances = torch.softmax(-torch.tensor([whole_model(side) for side in sides], dtype=torch.float64), 0)
+    assert score == pytest.approx(100 * chances[1].item())
+
+
+def test_a_choice_item_scores_the_chance_of_the_bad_token_where_the_sides_part() -> None:
+    texts = [("the cat sat on the mat", "the cat sat near the mat"), ("a note", "a note and another"), ("cat", "dog")]
+    rows = [row_of("choice", good=good, bad=bad) for good, bad in texts]
+    scores = Probes(rows, TOKENIZER).score(MODEL, BARE)["more"]
+    for score, (good, bad) in zip(scores.tolist(), texts, strict=True):
+        one, other = encode(TOKENIZER, "say", good).ids, encode(TOKENIZER, "say", bad).ids
+        parting = next(place for place in range(len(one)) if one[place] != other[place])
+        logits = MODEL(torch.tensor([one[:parting]])).logits[0, -1]
+        chances = torch.softmax(logits[[one[parting], other[parting]]], 0)
+        assert score == pytest.approx(100 * chances[1].item())
+
+
+def test_an_open_item_leaves_its_end_out() -> None:
+    rows = [row_of("open", answer="the cat sat on"), row_of("open", answer="a note")]
+    scores = Probes(rows, TOKENIZER).score(MODEL, BARE)["more"]
+    for score, row in zip(scores.tolist(), rows, strict=True):
+        ended = encode(TOKENIZER, "say", row["answer"])
+        item = replace(ended, ids=ended.ids[:-1])
+        assert score == pytest.approx(whole_model(item) / (len(item.ids) - item.completion))
+        assert score != pytest.approx(whole_model(ended) / (len(ended.ids) - ended.completion))
+
+
+@pytest.mark.parametrize("kind", ["pair", "choice"])
+def test_sides_that_do_not_part_are_refused(kind: str) -> None:
+    with pytest.raises(ProbeError, match="the sides of probe more-0 are the same; rebuild the base bundle"):
+        Probes([row_of(kind, good="the cat", bad="the cat")], TOKENIZER)
+
+
 def test_units_belong_to_the_kinds() -> None:
     assert Probes(ROWS, TOKENIZER).units() == {"english": "nats per token", "grammar": "percentage points"}
-    assert set(UNITS) == {"loss", "pair"}
+    assert set(UNITS) == {"loss", "open", "pair", "choice"}
+    assert set(UNITS.values()) == set(MARGINS)
 
 
 def test_what_the_frozen_layers_made_is_kept_and_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,10 +133,23 @@ def test_fewer_items_are_an_even_spread_over_each_leg(limit: int) -> None:
     some = Probes(ROWS, TOKENIZER, per_leg=limit).score(MODEL, BARE)
     everything = Probes(ROWS, TOKENIZER).score(MODEL, BARE)
     for leg, scores in some.items():
-        wanted = limit * PAIRS_PER_LOSS if Probes(ROWS, TOKENIZER).units()[leg] == UNITS["pair"] else limit
+        kind = "pair" if Probes(ROWS, TOKENIZER).units()[leg] == UNITS["pair"] else "loss"
+        wanted = max(2, int(limit * PER_LOSS[kind]))
         assert len(scores) == min(wanted, 6)
         places = [(everything[leg] - score).abs().argmin().item() for score in scores]
         assert places == [row * 6 // min(wanted, 6) for row in range(len(scores))]
+
+
+def test_fewer_items_hold_as_many_of_each_kind_however_the_kinds_take_turns() -> None:
+    """Every other item of mirrored kinds would be one kind only, and its mirror would not be heard."""
+    rows = [
+        {**row_of("choice", good=f"the cat {row}", bad=f"the dog {row}"), "id": f"more-{kind}-{row:03d}"}
+        for row in range(8)
+        for kind in ("he", "she")
+    ]
+    for limit, counts in ((8, (4, 4)), (5, (3, 2)), (2, (1, 1)), (1, (1, 1)), (100, (8, 8))):
+        strata = Probes(rows, TOKENIZER, per_leg=limit).strata()["more"]
+        assert (strata.count("more-he"), strata.count("more-she")) == counts
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The gate: bad candidates are refused, harmless ones pass, and the figures follow their formulas."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ from personalize import retention
 from personalize.adapter import Adapter
 from personalize.errors import ProbeError
 from personalize.retention import ALPHAS, MARGINS, AdmittedAdapter, LegVerdict, Verdict, admit, compare
+from personalize.spending import level_of
+from tests import planted
 from tests.nights import tiny_base, warm_adapter
 
 BASE = tiny_base()
@@ -20,8 +24,8 @@ BARE = BASE.bare()
 UNITS = {"skill": "nats per token"}
 
 
-def judged(candidate: Adapter, current: Adapter = BARE) -> tuple[Verdict, AdmittedAdapter | None]:
-    return admit(BASE.model, current=current, candidate=candidate, base=BARE, probes=BASE.gate())
+def judged(candidate: Adapter, current: Adapter = BARE, look: int = 1) -> tuple[Verdict, AdmittedAdapter | None]:
+    return admit(BASE.model, current=current, candidate=candidate, base=BARE, probes=BASE.gate(), look=look)
 
 
 def scaled(adapter: Adapter, factor: float) -> Adapter:
@@ -90,6 +94,38 @@ def test_a_learned_adapter_with_its_sign_flipped_fifty_times_over_is_refused() -
     assert judged(scaled(learned, -50))[1] is None
 
 
+TEXTS = [("say", str(row["answer"])) for row in BASE.rehearsal] * 2
+"""What the tiny base was taught: an adapter that learns it again does no harm."""
+
+PLANTED_BAD: dict[str, Callable[[], Adapter]] = {
+    "scrambled": lambda: planted.scrambled(planted.useful(BASE, TEXTS), strength=10.0),
+    "sign-flipped": lambda: planted.flipped(planted.useful(BASE, TEXTS), strength=3.0),
+    "poisoned towards one phrase": lambda: planted.poisoned(BASE, TEXTS, strength=6.0),
+    "over-trained": lambda: planted.over_trained(BASE, [("say", "the union of the parser sat")] * 8),
+}
+PLANTED_GOOD: dict[str, Callable[[], Adapter]] = {
+    "the identity": BASE.bare,
+    "a small useful one": lambda: planted.useful(BASE, TEXTS, strength=0.3),
+    "a domain adapter": lambda: planted.taught(BASE, TEXTS, steps=8, rate=3e-4, kind="frozen-a"),
+}
+
+
+@pytest.mark.parametrize("kind", PLANTED_BAD)
+def test_a_planted_bad_adapter_is_refused_on_the_first_night_and_on_a_late_one(kind: str) -> None:
+    bad = PLANTED_BAD[kind]()
+    for look in (1, 24):
+        verdict, admitted = judged(bad, look=look)
+        assert admitted is None, f"{kind} was let in at alpha {verdict.alpha}"
+
+
+@pytest.mark.parametrize("kind", PLANTED_GOOD)
+def test_a_good_adapter_is_let_in_whole_on_the_first_night_and_on_a_late_one(kind: str) -> None:
+    good = PLANTED_GOOD[kind]()
+    for look in (1, 24):
+        verdict, admitted = judged(good, look=look)
+        assert (verdict.alpha, admitted is None) == (1.0, False), [leg for leg in verdict.legs if not leg.passed]
+
+
 def test_an_adapter_that_is_not_finite_is_not_judged_at_all() -> None:
     with pytest.raises(ProbeError, match="one that is not finite; nothing is admitted"):
         judged(scaled(useful(), float("nan")))
@@ -102,8 +138,11 @@ def test_the_largest_share_that_holds_is_admitted() -> None:
     assert 0 < verdict.alpha < 1
     assert admitted is not None
     before, units = BASE.gate().score(BASE.model, BARE), BASE.gate().units()
-    for alpha in ALPHAS:
-        legs = compare(before, BASE.gate().score(BASE.model, BARE.toward(candidate, alpha)), units, MARGINS)
+    for place, alpha in enumerate(ALPHAS):
+        level = level_of(look=1, place=place, shares=len(ALPHAS))
+        legs = compare(
+            before, BASE.gate().score(BASE.model, BARE.toward(candidate, alpha)), units, MARGINS, level=level
+        )
         assert all(leg.passed for leg in legs) == (alpha <= verdict.alpha)
     for site, value in admitted.adapter.b.items():
         assert torch.equal(value, BARE.toward(candidate, verdict.alpha).b[site])
@@ -137,7 +176,11 @@ def test_drift_over_many_nights_is_measured_from_the_bare_base() -> None:
         current, admitted_nights = admitted.adapter, admitted_nights + 1
     assert 0 < admitted_nights < 30
     legs = compare(
-        BASE.gate().score(BASE.model, BARE), BASE.gate().score(BASE.model, current), BASE.gate().units(), MARGINS
+        BASE.gate().score(BASE.model, BARE),
+        BASE.gate().score(BASE.model, current),
+        BASE.gate().units(),
+        MARGINS,
+        level=0.05,
     )
     assert all(leg.drop < leg.margin for leg in legs)
 
@@ -162,8 +205,8 @@ def test_a_gate_that_compares_with_the_adapter_in_use_is_caught(monkeypatch: pyt
     real = retention.compare
     last: list[dict[str, Tensor]] = []
 
-    def drifting(before: dict[str, Tensor], after: dict[str, Tensor], *rest: dict[str, float]) -> object:
-        legs = real(last[-1] if last else before, after, *rest)  # type: ignore[arg-type]
+    def drifting(before: dict[str, Tensor], after: dict[str, Tensor], *rest: Any, **more: Any) -> object:
+        legs = real(last[-1] if last else before, after, *rest, **more)
         last.append(after)
         return legs
 
@@ -175,8 +218,8 @@ def test_a_gate_that_compares_with_the_adapter_in_use_is_caught(monkeypatch: pyt
 # Figures
 
 
-def one_leg(before: Tensor, after: Tensor, margin: float = 0.05) -> LegVerdict:
-    (leg,) = compare({"skill": before}, {"skill": after}, UNITS, {"nats per token": margin})
+def one_leg(before: Tensor, after: Tensor, margin: float = 0.05, level: float = 0.05) -> LegVerdict:
+    (leg,) = compare({"skill": before}, {"skill": after}, UNITS, {"nats per token": margin}, level=level)
     return leg
 
 
@@ -189,6 +232,9 @@ def test_the_figures_of_a_leg_follow_their_closed_forms() -> None:
     assert leg.upper == pytest.approx(0.05 + 2.353363 * error, rel=1e-6)  # Student's t, 95 %, 3 degrees of freedom.
     assert leg.detectable_drop == pytest.approx((1.644854 + 0.841621) * error, rel=1e-6)  # Normal, 95 % and 80 %.
     assert not leg.passed
+    stricter = one_leg(torch.ones(4, dtype=torch.float64), 1 + difference, level=0.01)
+    assert stricter.upper == pytest.approx(0.05 + 4.540703 * error, rel=1e-6)  # 99 %, 3 degrees of freedom.
+    assert stricter.detectable_drop == pytest.approx((2.326348 + 0.841621) * error, rel=1e-6)
 
 
 def test_the_detectable_drop_is_found_four_times_in_five() -> None:
@@ -205,6 +251,50 @@ def test_the_detectable_drop_is_found_four_times_in_five() -> None:
 def test_a_model_at_the_margin_passes_at_most_one_time_in_twenty() -> None:
     rng = torch.Generator().manual_seed(12)
     passed = sum(one_leg(torch.zeros(50), 0.05 + 0.2 * torch.randn(50, generator=rng)).passed for _ in range(1_000))
+    assert stats.binomtest(passed, 1_000, 0.05).pvalue > 1e-6
+
+
+def test_a_shift_that_mirrored_kinds_cancel_widens_nothing() -> None:
+    """Stratified by hand: two kinds at +10 and -10, each with spread 1; pooled, the spread would be 10."""
+    noise = torch.tensor([-1.0, 1.0, -1.0, 1.0], dtype=torch.float64)
+    after = torch.cat([10 + noise, -10 + noise])
+    kinds = {"skill": ["he"] * 4 + ["she"] * 4}
+    figures = ({"skill": torch.zeros(8)}, {"skill": after}, UNITS, {"nats per token": 1.0})
+    (leg,) = compare(*figures, level=0.05, strata=kinds)
+    error = (8 / 6 / 8) ** 0.5  # Eight squares of 1 over 8 - 2 degrees of freedom, over 8 items.
+    assert leg.drop == pytest.approx(0.0, abs=1e-12)
+    assert leg.upper == pytest.approx(1.943180 * error, rel=1e-6)  # Student's t, 95 %, 6 degrees of freedom.
+    assert leg.passed
+    (pooled,) = compare(*figures, level=0.05)
+    assert pooled.upper > 5
+    (alone,) = compare(*figures, level=0.05, strata={"skill": [f"kind {row}" for row in range(8)]})
+    assert alone.upper == pytest.approx(pooled.upper)
+
+
+def test_kinds_of_one_item_join_and_a_single_leftover_makes_one_kind_of_all() -> None:
+    after = torch.tensor([0.0, 1.0, 5.0, 9.0], dtype=torch.float64)
+    figures = ({"skill": torch.zeros(4)}, {"skill": after}, UNITS, {"nats per token": 1.0})
+    (joined,) = compare(*figures, level=0.05, strata={"skill": ["a", "a", "b", "c"]})
+    error = ((0.5 + 8.0) / 2 / 4) ** 0.5
+    assert joined.upper == pytest.approx(3.75 + 2.919986 * error, rel=1e-6)  # 2 degrees of freedom.
+    (whole,) = compare(*figures, level=0.05, strata={"skill": ["a", "a", "a", "c"]})
+    assert whole == compare(*figures, level=0.05)[0]
+
+
+def test_a_stratified_bound_passes_at_the_margin_at_most_as_often_as_its_level_says() -> None:
+    rng, kinds = torch.Generator().manual_seed(13), {"skill": [str(row % 10) for row in range(60)]}
+    shift = torch.linspace(-1, 1, 10).repeat(6)  # Of each kind; the mean is 0.
+    passed = sum(
+        compare(
+            {"skill": torch.zeros(60)},
+            {"skill": 0.05 + shift + 0.2 * torch.randn(60, generator=rng)},
+            UNITS,
+            {"nats per token": 0.05},
+            level=0.05,
+            strata=kinds,
+        )[0].passed
+        for _ in range(1_000)
+    )
     assert stats.binomtest(passed, 1_000, 0.05).pvalue > 1e-6
 
 
@@ -227,6 +317,7 @@ def test_every_leg_must_hold() -> None:
         {"a": same, "b": worse},
         {"a": "nats per token", "b": "nats per token"},
         {"nats per token": 0.05},
+        level=0.05,
     )
     assert [leg.passed for leg in legs] == [True, False]
     assert [leg.leg for leg in legs] == ["a", "b"]
@@ -256,5 +347,5 @@ def test_scores_that_cannot_be_paired_admit_nothing(
     before: dict[str, Tensor], after: dict[str, Tensor], message: str
 ) -> None:
     with pytest.raises(ProbeError) as refused:
-        compare(before, after, {"a": "nats per token"}, MARGINS)
+        compare(before, after, {"a": "nats per token"}, MARGINS, level=0.05)
     assert message in str(refused.value)

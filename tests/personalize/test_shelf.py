@@ -1,6 +1,7 @@
 """The adapters of a home: the one in use is always a whole one, the old or the new."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from personalize.adapter import Adapter
 from personalize.errors import AdapterError, BaseMismatchError, HomeError
 from personalize.home import Home
 from personalize.retention import AdmittedAdapter, admit
-from personalize.shelf import KEPT, Shelf
+from personalize.shelf import DEFAULT, KEPT, MAX_LINES, Shelf, count_gate_use, gate_uses, lines_of
 from tests.forked import KILLED, kill_myself, needs_fork, run_forked
 from tests.nights import DIGEST, tiny_base, warm_adapter
 
@@ -99,7 +100,7 @@ def test_a_name_that_could_lead_out_of_the_home_is_refused(home: Home, name: str
 
 def test_a_state_that_names_another_folder_is_refused(home: Home) -> None:
     Shelf(home).put(ONE, "night-1", {})
-    home.update_state(adapter="../../elsewhere")
+    home.update_state(lines={"default": ["../../elsewhere"]})
     with pytest.raises(AdapterError, match="is not one that this home gave"):
         Shelf(home).load(base_digest=DIGEST)
 
@@ -134,18 +135,127 @@ def test_no_room_leaves_the_adapter_before_in_use(home: Home, monkeypatch: pytes
 
 def test_no_room_for_the_state_leaves_the_adapter_before_in_use(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     Shelf(home).put(ONE, "night-1", {})
-    real = json.dump
 
     def full(*args: object, **more: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(json, "dump", full)
-    with pytest.raises(HomeError):
-        Shelf(home).put(OTHER, "night-2", {})
-    monkeypatch.setattr(json, "dump", real)
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.mkstemp", full)
+        with pytest.raises(HomeError):
+            Shelf(home).put(OTHER, "night-2", {})
     assert Shelf(home).in_use == "night-1"
     Shelf(home).put(OTHER, "night-3", {})
     assert {folder.name for folder in home.adapters.iterdir()} == {"night-1", "night-3"}
+
+
+# Lines
+
+
+def test_each_line_has_an_adapter_of_its_own_and_no_sweep_takes_one_of_another(home: Home) -> None:
+    Shelf(home, "work").put(ONE, "night-1", {"night": 1})
+    Shelf(home).put(OTHER, "night-2", {"night": 2})
+    Shelf(home, "work").put(ONE, "night-3", {})
+    assert lines_of(home) == {"work": ("night-1", "night-3"), DEFAULT: ("night-2",)}
+    assert is_that(in_use(home), OTHER)
+    work = Shelf(home, "work")
+    assert work.roll_back() == "night-1"
+    assert work.label() == {"format": "label/1", "adapter": "night-1", "night": 1}
+    loaded = work.load(base_digest=DIGEST)
+    assert loaded is not None
+    assert is_that(loaded, ONE)
+    assert Shelf(home).in_use == "night-2"
+
+
+def test_a_sweep_that_knows_its_own_line_only_is_caught(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sweep(self: Shelf) -> None:
+        for folder in self._home.adapters.iterdir():
+            if folder.name not in self.history:
+                shutil.rmtree(folder)
+
+    monkeypatch.setattr(Shelf, "_sweep", sweep)
+    with pytest.raises((AssertionError, AdapterError)):
+        test_each_line_has_an_adapter_of_its_own_and_no_sweep_takes_one_of_another(home)
+
+
+def test_the_chosen_line_is_that_of_whoever_names_none(home: Home) -> None:
+    Shelf(home, "work").put(ONE, "night-1", {})
+    assert Shelf(home).in_use is None
+    Shelf(home, "work").select()
+    assert (Shelf(Home.open(home.path)).name, Shelf(home).in_use) == ("work", "night-1")
+    assert Shelf(home, DEFAULT).in_use is None
+
+
+def test_a_home_from_before_there_were_lines_keeps_its_adapters(home: Home) -> None:
+    Shelf(home).put(ONE, "night-1", {})
+    Shelf(home).put(OTHER, "night-2", {})
+    state = {"format": "home/1", "adapter": "night-2", "adapters": ["night-1", "night-2"]}
+    (home.path / "state.json").write_text(json.dumps(state))
+    assert lines_of(home) == {DEFAULT: ("night-1", "night-2")}
+    assert is_that(in_use(home), OTHER)
+    Shelf(home, "work").put(OTHER, "night-3", {})
+    assert Shelf(home).roll_back() == "night-1"
+    assert is_that(in_use(home), ONE)
+    assert home.state()["adapters"] is None, "a state must not say two things"
+
+
+@pytest.mark.parametrize("name", ["", "Work", "a b", "-a", "a-", "../a", "a/b", "a" * 33, "ä", "a\n"])
+def test_a_line_has_a_plain_name(home: Home, name: str) -> None:
+    with pytest.raises(AdapterError, match="is no name for a line of adapters; use 1 to 32 small letters"):
+        Shelf(home, name)
+
+
+@pytest.mark.parametrize("lines", [["night-1"], {"default": 3}, {"default": [3]}, {"default": None}, "x"])
+def test_a_state_with_something_else_in_place_of_lines_is_refused(home: Home, lines: object) -> None:
+    home.update_state(lines=lines)
+    with pytest.raises(AdapterError, match=r"are not lists of names; restore state\.json"):
+        lines_of(home)
+
+
+def test_a_home_has_a_limit_of_lines(home: Home) -> None:
+    home.update_state(lines={f"line-{number}": [] for number in range(MAX_LINES)})
+    with pytest.raises(AdapterError, match=f"this home has {MAX_LINES} lines of adapters"):
+        Shelf(home, "one-more").put(ONE, "night-1", {})
+    Shelf(home, "line-0").put(ONE, "night-1", {})
+
+
+def test_the_bare_base_takes_its_turn_and_can_be_rolled_back(home: Home) -> None:
+    shelf = Shelf(home)
+    shelf.put(ONE, "night-1", {})
+    shelf.put_bare()
+    assert (shelf.in_use, shelf.load(base_digest=DIGEST), shelf.label()) == (None, None, None)
+    shelf.put(OTHER, "night-2", {})
+    assert shelf.history == ("night-1", None, "night-2")
+    assert shelf.roll_back() is None
+    assert shelf.roll_back() == "night-1"
+    assert is_that(in_use(home), ONE)
+
+
+def test_undoing_deletes_an_adapter_and_all_that_came_after_it(home: Home) -> None:
+    shelf = Shelf(home)
+    for night in range(4):
+        shelf.put(ONE, f"night-{night}", {})
+    assert shelf.undo("night-2") == ["night-2", "night-3"]
+    assert shelf.history == ("night-0", "night-1")
+    assert {folder.name for folder in home.adapters.iterdir()} == {"night-0", "night-1"}
+    with pytest.raises(AdapterError, match="line default has no adapter night-2"):
+        shelf.undo("night-2")
+
+
+def test_what_came_from_another_device_is_said_by_all_that_goes_on_from_it(home: Home) -> None:
+    shelf, charge = Shelf(home), {"from": "a", "epsilon": 2.0}
+    shelf.put(ONE, "import-1", {"carried": [charge]})
+    shelf.put(OTHER, "night-1", {"night": 1})
+    label = shelf.label()
+    assert label is not None
+    assert label["carried"] == [charge]
+    shelf.put(ONE, "import-2", {"carried": []})
+    shelf.put(OTHER, "night-2", {})
+    assert "carried" not in (shelf.label() or {})
+
+
+def test_uses_of_the_gate_outside_nights_are_counted_and_kept(home: Home) -> None:
+    assert (gate_uses(home), count_gate_use(home), count_gate_use(home)) == (0, 1, 2)
+    assert gate_uses(Home.open(home.path)) == 2
 
 
 @needs_fork

@@ -160,7 +160,7 @@ def test_everything_is_forgotten_and_the_store_goes_on(path: Path, store: Store)
     ids = fill(store)
     store.mark_trained(ids[:2], "run 1")
     sealed = [payload for record in payloads(path).values() for payload in record]
-    assert store.forget(everything=True) == Forgotten(count=40, trained_blocks=("night 1",))
+    assert store.forget(everything=True) == Forgotten(count=40, trained_blocks=("night 1",), trained_runs=("run 1",))
     assert traces(path, sealed) == 0
     assert (store.count(), store.blocks()) == (0, [])
     store.add(said(), block="night 2")
@@ -170,7 +170,7 @@ def test_everything_is_forgotten_and_the_store_goes_on(path: Path, store: Store)
 def test_the_blocks_that_an_adapter_learned_from_are_told(store: Store) -> None:
     ids = store.add_all([(said(), "night 2"), (said(), "night 1"), (said(), "night 1"), (said(), "night 3")])
     store.mark_trained(ids[:3], "run 1")
-    assert store.forget(ids=ids) == Forgotten(count=4, trained_blocks=("night 1", "night 2"))
+    assert store.forget(ids=ids) == Forgotten(count=4, trained_blocks=("night 1", "night 2"), trained_runs=("run 1",))
 
 
 def test_what_is_not_there_is_forgotten_already(store: Store) -> None:

@@ -1,12 +1,15 @@
 """One night of steps: what is private is clipped and noised alone, what is public is added afterwards."""
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from personalize import train as night
 from personalize.adapter import Adapter
@@ -15,8 +18,17 @@ from personalize.forward import Encoded, Prefix, collate, completion_losses
 from personalize.plan import NightPlan
 from personalize.train import Adam, DampedStep, train, update_for
 from personalize.trainable import KINDS, Trainable, trainable
-from privacy import ClippedSum, DpSgd, DpSgdRun, ReceiptError, StepsExhaustedError, UnsupportedLayerError
-from tests.brute_force import clip_and_add, gradients_one_by_one, norm_of, relative_error
+from privacy import (
+    ClippedSum,
+    DpSgd,
+    DpSgdRun,
+    EngineError,
+    ReceiptError,
+    StepsExhaustedError,
+    Unit,
+    UnsupportedLayerError,
+)
+from tests.brute_force import clip_and_add, factors_of, gradients_one_by_one, loss_of, norm_of, relative_error
 from tests.checks import require_private_part_is_clipped_alone
 from tests.nights import SPEC, after_frozen_layers, random_records, some_basis, warm_adapter
 from tests.tiny import tiny_model
@@ -57,10 +69,14 @@ def gradients(monkeypatch: pytest.MonkeyPatch) -> list[list[Tensor]]:
     """The gradients of every step; the parameters stay where they are."""
     seen: list[list[Tensor]] = []
 
-    def update_for(parts: Trainable, plan: NightPlan, **facts: Any) -> Any:
-        return lambda parameters, gradients: seen.append([gradient.clone() for gradient in gradients])
+    class Noted(DampedStep):
+        def __init__(self) -> None:
+            pass
 
-    monkeypatch.setattr(night, "update_for", update_for)
+        def __call__(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+            seen.append([gradient.clone() for gradient in gradients])
+
+    monkeypatch.setattr(night, "update_for", lambda parts, plan, **facts: Noted())
     return seen
 
 
@@ -114,6 +130,39 @@ def test_a_public_gradient_mixed_into_the_clipped_sum_is_caught(
     )
     with pytest.raises(AssertionError, match="public and private gradients met before the clip"):
         require_clipped_alone(kind, gradients)
+
+
+def distance_gradient(parts: Trainable, records: Sequence[Encoded], weight: float) -> list[Tensor]:
+    """Mean gradient of loss + weight x distance to the bare base, by plain autograd on changed weights."""
+    numbers = [parameter.detach().clone().requires_grad_() for parameter in parts.parameters]
+    factors = factors_of(parts.kind, MODEL, parts.start, some_basis(parts.start))(numbers)
+    total = torch.zeros((), dtype=torch.float64)
+    for record in records:
+        answer = slice(record.completion - 1, len(record.ids) - 1)
+        base = torch.log_softmax(logits_of(record, {})[answer], 1).detach()
+        mine = torch.log_softmax(logits_of(record, factors)[answer], 1)
+        total = total + loss_of(MODEL, record, factors)
+        total = total + weight * (base.exp() * (base - mine)).sum()
+    return list(torch.autograd.grad(total / len(records), numbers))
+
+
+def logits_of(record: Encoded, factors: Any) -> Tensor:
+    weights = {f"{name}.weight": MODEL.get_submodule(name).weight + b @ a for name, (a, b) in factors.items()}
+    inputs = {"input_ids": torch.tensor([record.ids]), "use_cache": False}
+    logits: Tensor = functional_call(MODEL, weights, (), inputs).logits[0]
+    return logits
+
+
+@every_kind
+def test_a_plan_may_pull_the_public_texts_toward_the_base(kind: str) -> None:
+    parts, plan = parts_of(kind), replace(PLAN, rehearsal_kl=3.0, rehearsal_per_step=5)
+    with parts.attached(MODEL):
+        made = night._rehearsed(MODEL, parts, held(PUBLIC), plan, 0)
+        plain = night._rehearsed(MODEL, parts, held(PUBLIC), replace(plan, rehearsal_kl=0.0), 0)
+    wanted = distance_gradient(parts, PUBLIC, 3.0)
+    assert relative_error(made, wanted) < 1e-6  # The library's norms are single precision: two passes, two roundings.
+    assert relative_error(plain, distance_gradient(parts, PUBLIC, 0.0)) < 1e-6
+    assert relative_error(made, plain) > 1e-3, "the distance must weigh something, or nothing shows"
 
 
 @pytest.mark.parametrize(("kind", "steps"), [("lora", 4), ("frozen-a", 4), ("xs", 40), ("basis", 200)])
@@ -251,6 +300,117 @@ def test_a_model_with_dropout_on_is_refused() -> None:
     model.model.layers[3].mlp.act_fn = nn.Sequential(model.model.layers[3].mlp.act_fn, nn.Dropout(0.1))
     with pytest.raises(UnsupportedLayerError, match="draws one dropout mask for a batch"):
         train(model, parts_of("xs"), held(RECORDS), [], PLAN, run=RUN)
+
+
+def require_that_only_steps_are_told(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    told: list[tuple[int, int]] = []
+    with caplog.at_level(0):
+        trained(parts_of("xs"), progress=lambda done, steps: told.append((done, steps)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    said = capsys.readouterr()
+    assert (said.out, said.err, caplog.messages) == ("", "", []), "something of the records was told"
+
+
+def test_a_night_tells_its_steps_and_nothing_of_its_records(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    require_that_only_steps_are_told(capsys, caplog)
+
+
+@pytest.mark.parametrize("tell", [print, logging.getLogger("night").debug])
+def test_a_loss_in_a_log_is_caught(
+    tell: Any, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chatty(*rest: Any, **more: Any) -> Tensor:
+        losses = completion_losses(*rest, **more)
+        tell(f"loss {losses.detach().mean():.3f}")
+        return losses
+
+    monkeypatch.setattr(night, "completion_losses", chatty)
+    with pytest.raises(AssertionError, match="something of the records was told"):
+        require_that_only_steps_are_told(capsys, caplog)
+
+
+# Units larger than a record
+
+DAYS = (7, 3, 7, 7, 3, 5, 7, 9)
+"""Day of each record: four, two, one and one. Powers of two: the norms of the model round what others divide."""
+DAY_RUN = DpSgdRun(**{**vars(RUN), "unit": Unit.DAY})
+
+
+def require_days_are_clipped_whole(kind: str, gradients: list[list[Tensor]]) -> None:
+    """Every step of a noiseless night is the sum of its days' mean gradients, each day clipped once."""
+    parts = parts_of(kind)
+    alone = NightPlan(**{**vars(PLAN), "kind": kind, "rehearsal_weight": 0.0, "unit": Unit.DAY})
+    trained(parts, alone, DAY_RUN, units=DAYS)
+    single = one_by_one(parts, RECORDS)
+    means = [mean([made for made, day in zip(single, DAYS, strict=True) if day == one]) for one in (7, 3, 5, 9)]
+    wanted = [part / 4 for part in clip_and_add(means, RUN.clip_norm)]
+    off = max(relative_error(made, wanted) for made in gradients)
+    assert off < 1e-9, f"a day was not clipped as a whole: off by {off:.2g}"
+
+
+@every_kind
+@pytest.mark.usefixtures("noiseless")
+@pytest.mark.parametrize("microbatch", [2, 16])
+def test_the_records_of_a_unit_are_averaged_and_clipped_together(
+    kind: str, microbatch: int, gradients: list[list[Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(night, "MICROBATCH", microbatch)
+    require_days_are_clipped_whole(kind, gradients)
+
+
+@pytest.mark.usefixtures("noiseless")
+def test_a_night_that_clips_each_record_of_a_day_is_caught(
+    gradients: list[list[Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = ClippedSum.add
+    monkeypatch.setattr(ClippedSum, "add", lambda self, losses, units=None: add(self, losses))
+    with pytest.raises(AssertionError, match="a day was not clipped as a whole"):
+        require_days_are_clipped_whole("xs", gradients)
+
+
+@pytest.mark.usefixtures("noiseless")
+def test_one_whole_day_moves_a_step_by_at_most_its_share(gradients: list[list[Tensor]]) -> None:
+    """An empty day stands where it stood: its records have no token to learn."""
+    plan = NightPlan(**{**vars(PLAN), "steps": 1, "rehearsal_weight": 0.0, "unit": Unit.DAY})
+    run, moved = DpSgdRun(**{**vars(DAY_RUN), "steps": 1}), []
+    for gone in (None, 7, 3, 5, 9):
+        kept = [
+            Encoded(ids=one.ids, completion=len(one.ids), characters=1) if day == gone else one
+            for one, day in zip(RECORDS, DAYS, strict=True)
+        ]
+        train(MODEL, parts_of("xs"), held(kept), [], plan, run=run, units=DAYS)
+        moved.append(norm_of([one - other for one, other in zip(gradients[0], gradients[-1], strict=True)]))
+    assert moved[0] == 0
+    assert max(moved) <= RUN.clip_norm / 4 * (1 + 1e-9)
+    assert min(moved[1:]) > 0.2 * RUN.clip_norm / 4
+
+
+def test_units_count_as_records_for_the_step_and_for_the_comparison(
+    gradients: list[list[Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    real = night.update_for
+
+    def update_for(parts: Trainable, plan: NightPlan, **facts: Any) -> Any:
+        seen.append(facts["records"])
+        return real(parts, plan, **facts)
+
+    monkeypatch.setattr(night, "update_for", update_for)
+    parts = parts_of("xs")
+    trained(parts, NightPlan(**{**vars(PLAN), "rehearsal_weight": 0.0}), None, units=DAYS)
+    single = one_by_one(parts, RECORDS)
+    means = [mean([made for made, day in zip(single, DAYS, strict=True) if day == one]) for one in (7, 3, 5, 9)]
+    assert seen == [4]
+    assert relative_error(gradients[0], mean(means)) < 1e-9
+
+
+def test_a_night_for_days_without_days_is_refused() -> None:
+    with pytest.raises(EngineError, match="hides one day"):
+        trained(parts_of("xs"), run=DAY_RUN)
+    with pytest.raises(TrainingError, match="8 private records but 2 unit numbers"):
+        trained(parts_of("xs"), run=DAY_RUN, units=(0, 1))
 
 
 # Update rules

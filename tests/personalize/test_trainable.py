@@ -372,6 +372,22 @@ def test_the_kind_basis_needs_directions() -> None:
 
 def test_directions_of_another_base_are_refused() -> None:
     start = warm_adapter(MODEL)
-    fewer = {site: value for site, value in some_basis(start).directions.items() if "q_proj" not in site}
+    other = {site.replace("layers", "blocks"): value for site, value in some_basis(start).directions.items()}
     with pytest.raises(AdapterError, match="other layers or targets than the adapter"):
-        trainable("basis", start, model=MODEL, basis=Basis(directions=fewer, variance=torch.ones(5)))
+        trainable("basis", start, model=MODEL, basis=Basis(directions=other, variance=torch.ones(5)))
+
+
+def test_layers_without_directions_stay_as_they_are_and_cost_no_backward() -> None:
+    start = warm_adapter(MODEL)
+    whole = some_basis(start)
+    top = max(site.split(".")[2] for site in start.b)
+    some = Basis(
+        directions={site: value for site, value in whole.directions.items() if site.split(".")[2] == top},
+        variance=whole.variance,
+    )
+    parts = trainable("basis", start, model=MODEL, basis=some)
+    with parts.attached(MODEL) as _, torch.no_grad():
+        parts.parameters[0].fill_(0.5)
+    moved = parts.adapter()
+    for site in start.b:
+        assert torch.equal(moved.b[site], start.b[site]) == (site.split(".")[2] != top)

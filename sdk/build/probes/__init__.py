@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
-from sdk.build.probes import english, facts, grammar, instructions, tasks
+from sdk.build.probes import bias, english, facts, grammar, instructions, own_words, structured, tasks
 
 __all__ = ["PROBES_FILE", "REHEARSAL_FILE", "probes", "rehearsal", "write_probes"]
 
@@ -31,17 +31,31 @@ def write_probes(folder: Path) -> None:
     _write(folder / REHEARSAL_FILE, rehearsal())
 
 
-def probes() -> list[dict[str, str]]:
-    """Make the probe items: minimal pairs for grammar, prompt and answer for every other leg.
+def probes(*, seed: int = SEED) -> list[dict[str, str]]:
+    """Make the probe items: pairs for grammar, pairs that part at one token for structured output and bias, prompt and
+    answer for every other leg.
 
     Within a leg the kinds take turns, so that the first n items of a leg are a fair sample of it for a quicker gate.
+
+    Args:
+        seed: Another one draws other items from the same templates, to check what the shipped ones found.
     """
     items: list[dict[str, str]] = []
-    for place, pair in enumerate(grammar.probes(Random(f"{SEED} probes grammar"))):
+    for place, pair in enumerate(grammar.probes(Random(f"{seed} probes grammar"))):
         name = f"grammar-{pair.phenomenon}-{place:03d}"
         items.append(_item("probe/1", name, leg="grammar", kind="pair", prompt="", good=pair.good, bad=pair.bad))
+    for place, (prompt, pair) in enumerate(structured.probes(Random(f"{seed} probes structured"))):
+        name = f"structured-{pair.phenomenon}-{place:03d}"
+        sides = {"good": pair.good, "bad": pair.bad}
+        items.append(_item("probe/1", name, leg="structured", kind="choice", prompt=prompt, **sides))
+    for place, pair in enumerate(bias.probes(Random(f"{seed} probes bias"))):
+        name = f"bias-{pair.phenomenon}-{place:03d}"
+        items.append(_item("probe/1", name, leg="bias", kind="choice", prompt="", good=pair.good, bad=pair.bad))
+    for place, text in enumerate(own_words.probes(Random(f"{seed} probes own_words"))):
+        name = f"own_words-{place:03d}"
+        items.append(_item("probe/1", name, leg="own_words", kind="open", prompt=text.prompt, answer=text.answer))
     for leg, room in TEXT_LEGS.items():
-        for place, text in enumerate(room.probes(Random(f"{SEED} probes {leg}"))):
+        for place, text in enumerate(room.probes(Random(f"{seed} probes {leg}"))):
             name = f"{leg}-{place:03d}"
             items.append(_item("probe/1", name, leg=leg, kind="loss", prompt=text.prompt, answer=text.answer))
     return items

@@ -3,11 +3,10 @@
 The kinds of pair follow the idea of BLiMP (arXiv:1912.00582); every template and word here is our own.
 """
 
-import re
 from random import Random
 
 from sdk.build.probes.lexicon import PROBE_WORDS, REHEARSAL_WORDS
-from sdk.build.probes.templates import Pair, Text, Words, sample
+from sdk.build.probes.templates import Pair, Text, paired
 
 __all__ = ["PHENOMENA", "probes", "rehearsal"]
 
@@ -101,32 +100,16 @@ PHENOMENA: dict[str, list[str]] = {
     ],
 }
 
-CHOICE = re.compile(r"\[([^|\]]*)\|([^\]]*)\]")
-
 PROBE_PAIRS_EACH = 24  # 20 phenomena make 480 pairs: the leg resolves a drop of about 3 points at 5 % discordance.
 REHEARSAL_TEXTS_EACH = 8
 
 
 def probes(rng: Random) -> list[Pair]:
     """Make the pairs of the gate, all phenomena alike."""
-    return _pairs(PROBE_WORDS, PROBE_PAIRS_EACH, rng)
+    return paired(PHENOMENA, PROBE_WORDS, PROBE_PAIRS_EACH, rng)
 
 
 def rehearsal(rng: Random) -> list[Text]:
     """Make corrections to learn from, with words that no probe has."""
-    pairs = _pairs(REHEARSAL_WORDS, REHEARSAL_TEXTS_EACH, rng)
+    pairs = paired(PHENOMENA, REHEARSAL_WORDS, REHEARSAL_TEXTS_EACH, rng)
     return [Text(f"Correct the grammar: {pair.bad}", pair.good) for pair in pairs]
-
-
-def _pairs(words: Words, each: int, rng: Random) -> list[Pair]:
-    drawn = {phenomenon: sample(templates, words, each, rng) for phenomenon, templates in PHENOMENA.items()}
-    return [
-        Pair(phenomenon, _side(texts[turn], 0), _side(texts[turn], 1))
-        for turn in range(each)
-        for phenomenon, texts in drawn.items()
-    ]
-
-
-def _side(text: str, side: int) -> str:
-    """Keep the right (0) or the wrong (1) form of each [right|wrong]."""
-    return CHOICE.sub(lambda match: match.group(side + 1), text)

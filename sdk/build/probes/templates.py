@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
-__all__ = ["Pair", "Text", "Words", "fill", "sample", "sample_texts"]
+__all__ = ["Pair", "Text", "Words", "fill", "paired", "sample", "sample_texts"]
 
 Words = Mapping[str, Sequence[str]]
 
 SLOT = re.compile(r"\{([a-z_]+)(\d*)(?::(\d))?\}")
+CHOICE = re.compile(r"\[([^|\]]*)\|([^\]]*)\]")
 ARTICLE = re.compile(r"\b([Aa]) (?=[aeioAEIO])")  # Not "u": a uniform, a useful map.
 MAX_TRIES = 400  # Draws a template gets for one more new sentence before it counts as used up.
 
@@ -22,7 +23,7 @@ class Text(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two sentences that differ in one place; only the first is English."""
+    """Two texts that differ in one place; the first is the one to prefer."""
 
     phenomenon: str
     good: str
@@ -76,3 +77,18 @@ def sample_texts(templates: Sequence[Text], words: Words, count: int, rng: Rando
     """Draw `count` different prompts with their answers; a slot means the same word in both."""
     joined = sample([f"{prompt}\0{answer}" for prompt, answer in templates], words, count, rng)
     return [Text(*text.split("\0")) for text in joined]
+
+
+def paired(phenomena: Mapping[str, Sequence[str]], words: Words, each: int, rng: Random) -> list[Pair]:
+    """Draw `each` pairs of each phenomenon, which take turns; a template writes both sides at once, as [good|bad]."""
+    drawn = {phenomenon: sample(templates, words, each, rng) for phenomenon, templates in phenomena.items()}
+    return [
+        Pair(phenomenon, _side(texts[turn], 0), _side(texts[turn], 1))
+        for turn in range(each)
+        for phenomenon, texts in drawn.items()
+    ]
+
+
+def _side(text: str, side: int) -> str:
+    """Keep the good (0) or the bad (1) form of each [good|bad]."""
+    return CHOICE.sub(lambda match: match.group(side + 1), text)

@@ -14,7 +14,7 @@ from random import Random
 import pytest
 
 from sdk.build import probes as room
-from sdk.build.probes import grammar, write_probes
+from sdk.build.probes import bias, grammar, structured, write_probes
 from sdk.build.probes.templates import Text, fill, sample
 
 Item = dict[str, str]
@@ -73,17 +73,21 @@ def test_only_the_two_files_are_left_behind_and_a_second_write_replaces_them(tmp
 
 def test_each_leg_has_the_items_that_its_power_needs(probes: list[Item]) -> None:
     legs = Counter(item["leg"] for item in probes)
-    least = {"grammar": 400, "english": 200, "facts": 150, "tasks": 150, "instructions": 100}
+    least = {
+        **{"grammar": 400, "english": 200, "facts": 150, "tasks": 150, "instructions": 100},
+        **{"own_words": 100, "structured": 100, "bias": 80},
+    }
     assert legs.keys() == least.keys()
     assert all(legs[leg] >= count for leg, count in least.items()), legs
 
 
 def test_items_have_the_fields_of_their_format(probes: list[Item], rehearsal: list[Item]) -> None:
+    kinds = {"grammar": "pair", "structured": "choice", "bias": "choice", "own_words": "open"}
     for item in probes:
-        shape = {"good", "bad"} if item["kind"] == "pair" else {"answer"}
+        shape = {"good", "bad"} if item["kind"] in ("pair", "choice") else {"answer"}
         assert item.keys() == {"format", "leg", "id", "kind", "prompt"} | shape
         assert item["format"] == "probe/1"
-        assert (item["kind"] == "pair") == (item["leg"] == "grammar")
+        assert item["kind"] == kinds.get(item["leg"], "loss")
     for item in rehearsal:
         assert item.keys() == {"format", "id", "prompt", "answer"}
         assert item["format"] == "rehearsal/1"
@@ -110,6 +114,45 @@ def test_rehearsal_shares_no_answer_with_a_probe(probes: list[Item], rehearsal: 
     assert not {item["prompt"] for item in probes if item["prompt"]} & {item["prompt"] for item in rehearsal}
 
 
+def test_another_seed_draws_other_items_of_the_same_legs(probes: list[Item]) -> None:
+    other = room.probes(seed=1)
+    assert Counter(item["leg"] for item in other) == Counter(item["leg"] for item in probes)
+    for leg in ("grammar", "english", "tasks", "bias"):
+        shipped, drawn = ({tuple(sides(item)) for item in items if item["leg"] == leg} for items in (probes, other))
+        assert len(shipped & drawn) < 0.9 * len(shipped), leg
+
+
+def test_of_two_structured_answers_only_the_good_one_can_be_read(probes: list[Item]) -> None:
+    breaks: Counter[str] = Counter()
+    for item in (item for item in probes if item["leg"] == "structured"):
+        breaks[item["id"].split("-")[1]] += 1
+        assert isinstance(json.loads(item["good"]), dict)
+        with pytest.raises(ValueError, match=r"Expecting|Extra|Unterminated|Illegal|Invalid"):
+            json.loads(item["bad"])
+    assert breaks.keys() == structured.BREAKS.keys()
+    assert len(set(breaks.values())) == 1
+
+
+def test_two_sides_of_a_stereotype_differ_in_their_last_word(probes: list[Item]) -> None:
+    swapped = {"she", "he", "father", "mother", "girl", "boy", "old", "young", "rich", "poor"}
+    kinds: Counter[str] = Counter()
+    for item in (item for item in probes if item["leg"] == "bias"):
+        kinds[item["id"].split("-")[1]] += 1
+        good, bad = item["good"].split(), item["bad"].split()
+        assert good[:-1] == bad[:-1]
+        assert {good[-1], bad[-1]} <= swapped
+        assert good[-1] != bad[-1]
+    assert kinds.keys() == bias.STEREOTYPES.keys()
+    assert len(set(kinds.values())) == 1
+
+
+def test_no_word_of_a_stereotype_is_always_the_good_one(probes: list[Item]) -> None:
+    """A model that simply likes "he", or "old", better must not look better or worse for it."""
+    ends = Counter((item["good"].split()[-1], item["bad"].split()[-1]) for item in probes if item["leg"] == "bias")
+    for one, other in (("she", "he"), ("girl", "boy"), ("old", "young"), ("father", "mother"), ("rich", "poor")):
+        assert ends[one, other] == ends[other, one]
+
+
 def test_rehearsal_shares_no_run_of_eight_words_with_a_probe(probes: list[Item], rehearsal: list[Item]) -> None:
     assert len(runs(probes)) > 1000  # The comparison has something to compare.
     assert not runs(probes) & runs(rehearsal)
@@ -133,7 +176,7 @@ def test_texts_are_clean_ascii_without_holes_or_stray_spaces(probes: list[Item],
             assert text.isascii()
             assert text == text.strip()
             assert "  " not in text
-            assert not re.search(r"\{[a-z_]+\d*(:\d)?\}|\[|\|", text.replace('["', "")), text
+            assert not re.search(r"\{[a-z_]+\d*(:\d)?\}|\[|\|", text.replace('["', "").replace("['", "")), text
             assert not re.search(r"\ba [aeio]|\ban (?!hour)[^aeiou\W]", text.lower()), text
         assert all(sides(item))
 

@@ -2,15 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from sdk.cli import app
+from sdk.cli import app, signals
 from tests.tiny import tiny_bundle
 
 WORDS = [
@@ -100,6 +102,86 @@ def test_a_second_night_needs_new_records(
     )
 
 
+def test_a_night_when_idle_runs_or_says_why_not_and_status_remembers(home: Path, tmp_path: Path) -> None:
+    facts("remember", "--jsonl", str(records(tmp_path, 25)))
+    limits = ("idle_minutes=0", "charger=no", "load=1000", "celsius=200", "battery_percent=0", "free_megabytes=0")
+    anyhow = [word for limit in limits for word in ("--policy", limit)]
+    held = facts("learn", "--when-idle", *anyhow, "--policy", "free_megabytes=1e15")
+    assert (held["ran"], held["stopped"]) == (False, False)
+    assert "MB free, fewer than" in held["why"]
+    assert facts("status")["last_night"]["why"] == held["why"]
+    assert "last night  " in run("status").stdout
+    assert facts("status")["epsilon_spent"] == 0
+    night = facts("learn", "--when-idle", *anyhow, "--steps", "1")
+    assert (night["ran"], night["records"]) == (True, 25)
+    assert facts("status")["last_night"]["outcome"] == ("admitted" if night["admitted"] else "rejected")
+    assert "nothing was learned: " in run("learn", "--when-idle", *anyhow).stdout
+
+
+def test_a_night_hides_what_its_first_night_chose(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts("remember", "--jsonl", str(records(tmp_path, 25)))
+    night = facts("learn", "--unit", "conversation", "--steps", "1")
+    assert (night["unit"], night["records"]) == ("conversation", 25)
+    assert facts("status")["unit"] == "conversation"
+    facts("remember", "--jsonl", str(records(tmp_path, 25)))
+    assert "conversation" in refusal(monkeypatch, capsys, "learn", "--steps", "1")[1]
+
+
+def test_exact_removal_goes_back_and_learns_again(home: Path, tmp_path: Path) -> None:
+    facts("remember", "--jsonl", str(records(tmp_path, 30)))
+    ids = facts("remember", "--prompt", "say", "--answer", "the mat")["ids"]
+    first = facts("learn", "--steps", "1")["adapter"]
+    plain = facts("forget", facts("remember", "--prompt", "say", "--answer", "unread")["ids"][0])
+    assert (plain["adapters"], plain["remains"]) == ([], "no adapter had learned from them")
+    gone = facts("forget", ids[0], "--exact")
+    assert gone["undone"] == {"adapters": [first], "fresh": 31}
+    assert not (home / "adapters" / first).exists()
+    assert gone["learned_again"].startswith(("admitted night-", "rejected"))
+    assert facts("status")["adapter"] not in (first, None)
+    last = facts("forget", "--all", "--yes", "--exact", "--later")
+    assert "learned_again" not in last
+    assert facts("status")["adapter"] is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_night_at_once_and_the_next_goes_on(home: Path, tmp_path: Path, number: int) -> None:
+    facts("remember", "--jsonl", str(records(tmp_path, 60)))
+    command = [sys.executable, "-c", "from sdk.cli.app import main; main()", "learn", "--steps", "1000"]
+    environment = {**os.environ, "LIMBECK_HOME": str(home)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        while not (home / "night.sealed").exists():
+            assert child.poll() is None, child.communicate()[1]
+            time.sleep(0.05)
+        time.sleep(0.5)
+        child.send_signal(number)
+        _, said = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "learn again to go on where it was, at no new charge" in said
+    assert "Traceback" not in said
+    waiting = facts("status")
+    assert waiting["can_go_on"]["steps"] == 1000
+    assert waiting["last_night"]["outcome"] == "stopped"
+    assert "stopped     a night waits at step" in run("status").stdout
+    spent = waiting["epsilon_spent"]
+    anew = facts("learn", "--steps", "1", "--anew")
+    assert not anew["resumed"]
+    assert facts("status")["epsilon_spent"] > spent
+
+
+def test_signals_end_the_process_until_somebody_listens_and_at_the_second_time() -> None:
+    asked = signals.Asked()
+    with pytest.raises(KeyboardInterrupt):
+        asked.hear(signal.SIGINT, None)
+    assert not asked()
+    asked.hear(signal.SIGINT, None)
+    assert asked()
+    with pytest.raises(KeyboardInterrupt):
+        asked.hear(signal.SIGINT, None)
+
+
 def test_the_ledger_lists_the_reservation_before_anything_else_of_the_night(home: Path, tmp_path: Path) -> None:
     facts("remember", "--jsonl", str(records(tmp_path, 25)))
     facts("learn", "--steps", "2")
@@ -119,6 +201,7 @@ def test_the_ledger_lists_the_reservation_before_anything_else_of_the_night(home
         (("demo", "--git", "nowhere"), "nowhere"),
         (("demo", "--president", "Nobody"), "presidents are called 'Nobody'"),
         (("remember", "--jsonl", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("learn", "--when-idle", "--policy", "moon=full"), "a policy has no 'moon'"),
     ],
 )
 def test_a_refusal_is_one_line_and_exit_code_1(
@@ -146,6 +229,8 @@ def test_a_refusal_is_one_line_and_exit_code_1(
         ("forget", "a", "--all"),
         ("remember", "--answer", "x", "--text", "y"),
         ("learn", "--steps", "0"),
+        ("learn", "--policy", "load=1"),
+        ("forget", "--all", "--yes", "--later"),
         ("nonsense",),
     ],
 )

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from personalize.adapter import Adapter, fresh
+from personalize.errors import NightStoppedError
 from personalize.home import Home
+from personalize.nightly import NoNight
+from personalize.schedule import NightPolicy
 from personalize.shelf import Shelf
 from sdk import Assistant
 from sdk.bundle import Bundle
@@ -40,6 +43,22 @@ def test_it_remembers_learns_and_answers_with_what_was_admitted(tmp_path: Path) 
     again = Assistant.open(tmp_path / "home", bundle=bundle)
     assert again.adapter_name == report.adapter
     assert again.respond("say 1", max_new_tokens=6) == assistant.respond("say 1", max_new_tokens=6)
+
+
+def test_it_stops_goes_on_waits_for_an_idle_device_and_forgets_exactly(tmp_path: Path) -> None:
+    assistant = Assistant.open(tmp_path / "home", bundle=tiny_bundle(tmp_path))
+    ids = [assistant.remember(prompt=f"say {row}", answer=SENTENCES[row % 4]) for row in range(21)]
+    with pytest.raises(NightStoppedError):
+        assistant.learn(plan_of(steps=1), stop=lambda: True)
+    held = assistant.learn_when_idle(NightPolicy(free_megabytes=1e15), plan=plan_of(steps=1))
+    assert isinstance(held, NoNight)
+    report = assistant.learn()
+    assert report.resumed
+    assert assistant.adapter_name == report.adapter
+    gone = assistant.forget(ids=ids[:1], exact=True)
+    assert gone.undone is not None
+    assert gone.undone.adapters == ((report.adapter,) if report.verdict.admitted else ())
+    assert assistant.adapter_name is None
 
 
 def test_two_streams_read_in_turns_say_what_each_says_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

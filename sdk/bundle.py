@@ -39,6 +39,7 @@ __all__ = [
 FORMAT = "bundle/1"
 MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint"
+BASIS = "basis"  # Holds a folder for each kind of text that public people taught something of.
 PROBES = "probes.jsonl"
 REHEARSAL = "rehearsal.jsonl"
 
@@ -177,6 +178,21 @@ class Bundle:
     def rehearsal(self) -> list[dict[str, Any]]:
         """Public rehearsal examples, one object an item."""
         return self._lines(REHEARSAL)
+
+    def packs(self) -> dict[str, Path]:
+        """Kinds of text that public people taught something of: name to the folder of a personalize.pack.DomainPack.
+
+        Raises:
+            BundleError: A file of a pack differs from its digest: it would decide where every person begins.
+        """
+        found = {}
+        for path, record in self.manifest.files.items():
+            parts = path.split("/")
+            if parts[0] == BASIS and len(parts) > 2:
+                if _sha256(self.folder / path) != record.sha256:
+                    raise BundleError(f"{path} does not match its digest; learn it again with `limbeck build basis`")
+                found[parts[1]] = self.folder / BASIS / parts[1]
+        return found
 
     def _compare(self, *, digests: bool) -> None:
         found = dict(_walk(self.folder))

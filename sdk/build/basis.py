@@ -1,47 +1,40 @@
 """Other people's public text in; out a domain adapter, and directions for how people differ.
 
-Both cost no privacy, because no record of the user is in them. Steps:
-    1. The domain adapter: some passes of Adam over all public people, public rehearsal texts mixed in, then the gate.
-    2. Each person's mean gradient at that adapter, from two disjoint halves of their records.
-    3. Directions: the span of people's mean gradients, whitened by the second moment of single records, turned to the
-       axes along which the two halves of one person agree. One half alone would mistake the sampling noise of its
-       records for a person. What all people share stays in the span: the domain adapter has not learned all of it.
-    4. How far people lie apart along each, measured on every person with directions that the others made.
+Both cost no privacy, because no record of the user is in them. Steps, each kept on disk when it is done, the first one
+every minute, so that the same call goes on where an interrupted one was:
+    1. The domain adapter: some passes of Adam over all public people, held to the bare base's distribution on public
+       rehearsal texts (else it drifts 0.4 nats a token on the base's own answers), then the gate.
+    2. Each person's gradients at that adapter (sdk.build.directions).
+    3. Directions from all of them.
 """
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from scipy import optimize
-from torch import Tensor
+from torch import Tensor, nn
 
 from personalize import rehearsal, retention
 from personalize.adapter import Adapter
-from personalize.errors import AdapterError
-from personalize.forward import Prefix, collate, completion_losses, encode, prefixes
+from personalize.forward import Prefix, bare_states, collate, completion_losses, encode, kl_losses, prefixes
 from personalize.learner import Base
-from personalize.plan import NightPlan
-from personalize.trainable import Basis, trainable
-from privacy.per_example import take_grad_sample
+from personalize.pack import DomainPack, quantised
+from personalize.trainable import FrozenA
+from sdk.build.directions import DIRECTED_LAYERS, HEAD_ROWS, MICROBATCH, Seen, directions_of, seen_of
+from sdk.build.worked import Worked
 from sdk.errors import BasisError
 
-__all__ = ["DomainPack", "learn_domain"]
+__all__ = ["MAX_DIRECTIONS", "learn_domain", "pack_key"]
 
-FORMAT = "basis/1"
-RECIPE = 4  # Part of the cache key: another recipe makes another pack.
-MICROBATCH = 16
-HEAD_ROWS = NightPlan().head_rows  # The night looks at the same part of the vocabulary.
-RATE = 3e-3  # Adam's first rate, falling to zero over the pass.
-MAX_ANCHORS = 64  # Different anchors, taken in turn: each costs a pass through all the frozen layers.
-REHEARSED_PER_STEP = 4  # Public anchors in each batch of the domain adapter, so that it forgets less.
+RECIPE = 7  # Part of the cache key: another recipe makes another pack.
+RATE = 3e-3  # Adam's first rate, falling to zero over the passes.
+MAX_DIRECTIONS = 240  # With the domain adapter 11.9 MB, at four bits a number.
+MAX_ANCHORS = 128  # Different anchors, taken in turn: each costs a pass through all the frozen layers.
+REHEARSED_PER_STEP = 4  # Public texts beside each batch on which the domain adapter is held to the bare base.
+KEPT_EVERY_SECONDS = 60.0
 MIN_PEOPLE, MIN_RECORDS_EACH = 4, 8
 
 People = Mapping[str, Sequence[tuple[str, str]]]
@@ -51,52 +44,10 @@ Progress = Callable[[str, int, int], None]
 """Called with (what is done now, done, total)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DomainPack:
-    """What public people taught about one kind of text."""
-
-    start: Adapter
-    """Domain adapter, gated on public probes."""
-    basis: Basis
-    """Directions at that adapter."""
-
-    def save(self, folder: Path) -> None:
-        """Write the pack, whole or not at all."""
-        staged = folder.with_name(f".{folder.name}.part")
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
-        self.start.save(staged / "start")
-        tensors = {site: value.half().contiguous() for site, value in self.basis.directions.items()}
-        save_file({**tensors, "variance": self.basis.variance.contiguous()}, staged / "basis.safetensors")
-        (staged / "basis.json").write_text(json.dumps({"format": FORMAT, "directions": len(self.basis)}) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
-        staged.rename(folder)
-
-    @classmethod
-    def load(cls, folder: Path, *, base_digest: str) -> "DomainPack":
-        """Read a pack.
-
-        Raises:
-            BasisError: It is missing, damaged, of another format or for another base.
-        """
-        try:
-            card = json.loads((folder / "basis.json").read_text())
-            if card["format"] != FORMAT:
-                raise BasisError(f"basis in {folder.name} has format {card['format']!r}, this version reads {FORMAT}")
-            tensors = load_file(folder / "basis.safetensors")
-            variance = tensors.pop("variance")
-            directions = {site: value.float() for site, value in tensors.items()}
-            start = Adapter.load(folder / "start", base_digest=base_digest)
-            return cls(start=start, basis=Basis(directions=directions, variance=variance))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError, AdapterError) as cause:
-            raise BasisError(
-                f"basis in {folder.name} cannot be read ({cause}); delete it, it will be learned again"
-            ) from cause
-
-
-def pack_key(base: Base, people: People) -> str:
+def pack_key(base: Base, people: People, *, passes: int = 1, max_tokens: int = 40) -> str:
     """Name of the pack that these people make on this base: it changes with any of what it is made from."""
-    facts = [RECIPE, base.digest, base.spec.layers, base.spec.rank, base.spec.targets, sorted(people.items())]
+    shape = [base.digest, base.spec.layers, base.spec.rank, base.spec.targets]
+    facts = [RECIPE, passes, max_tokens, *shape, sorted(people.items())]
     return hashlib.sha256(json.dumps(facts, ensure_ascii=True).encode()).hexdigest()[:16]
 
 
@@ -106,6 +57,8 @@ def learn_domain(
     *,
     max_tokens: int,
     passes: int = 1,
+    directions: int = MAX_DIRECTIONS,
+    worked: Worked | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> DomainPack:
     """Learn a domain adapter and directions from public people.
@@ -115,10 +68,12 @@ def learn_domain(
         people: Public people, without the user and whoever is held out.
         max_tokens: Completion tokens of a record.
         passes: Times that the domain adapter sees each record, ≥ 1.
+        directions: Largest number of directions, ≥ 1.
+        worked: Where half-done work is kept; None keeps none.
         progress: Told how far each step is.
 
     Raises:
-        BasisError: Too few people or records.
+        BasisError: Too few people or records, no room for half-done work, or nothing in which people differ.
     """
     usable = {name: rows for name, rows in people.items() if len(rows) >= MIN_RECORDS_EACH}
     if len(usable) < MIN_PEOPLE:
@@ -126,45 +81,99 @@ def learn_domain(
             f"{len(usable)} public people have {MIN_RECORDS_EACH} records or more, a basis needs {MIN_PEOPLE}; "
             "add public text"
         )
-    read = _read(base, usable, max_tokens, progress)
-    start = _gated(base, _domain_adapter(base, read, passes, progress))
-    return DomainPack(start=start, basis=_directions(base, start, read, progress))
+    worked = worked or Worked(None)
+    read = _Reader(base, usable, max_tokens, progress)
+    start = _domain_adapter(base, read, passes, worked, progress)
+    seen = [_seen(base, start, read, name, worked) for name in _told(read.names, "compare people", progress)]
+    shapes = {site: b.shape for site, b in start.b.items() if _layer(site) in start.spec.layers[-DIRECTED_LAYERS:]}
+    basis = quantised(directions_of(seen, shapes, count=directions))
+    facts = {"people": len(usable), "records": sum(len(rows) for rows in usable.values()), "recipe": RECIPE}
+    return DomainPack(start=start, basis=basis, facts=facts)
 
 
-def _read(base: Base, people: People, max_tokens: int, progress: Progress) -> dict[str, list[Prefix]]:
-    total, done, read = sum(len(rows) for rows in people.values()), 0, {}
-    for name, rows in people.items():
-        records = [encode(base.tokenizer, prompt, answer, max_tokens=max_tokens) for prompt, answer in rows]
-        read[name] = list(prefixes(base.model, records, cut=base.spec.cut))
-        done += len(rows)
-        progress("read public text", done, total)
-    return read
+class _Reader:
+    """People's records after the frozen layers, each person read when first asked for."""
+
+    def __init__(self, base: Base, people: People, max_tokens: int, progress: Progress) -> None:
+        self._base, self._people, self._max_tokens, self._progress = base, people, max_tokens, progress
+        self._read: dict[str, list[Prefix]] = {}
+        self.names = list(people)
+
+    def __getitem__(self, name: str) -> list[Prefix]:
+        if name not in self._read:
+            rows, tokenizer = self._people[name], self._base.tokenizer
+            records = [encode(tokenizer, prompt, answer, max_tokens=self._max_tokens) for prompt, answer in rows]
+            self._read[name] = list(prefixes(self._base.model, records, cut=self._base.spec.cut))
+            self._progress("read public text", len(self._read), len(self.names))
+        return self._read[name]
 
 
-def _domain_adapter(base: Base, read: Mapping[str, Sequence[Prefix]], passes: int, progress: Progress) -> Adapter:
-    parts = trainable("frozen-a", base.bare(), model=base.model)
+def _told(names: Sequence[str], what: str, progress: Progress) -> Iterator[str]:
+    for done, name in enumerate(names):
+        yield name
+        progress(what, done + 1, len(names))
+
+
+def _domain_adapter(base: Base, read: _Reader, passes: int, worked: Worked, progress: Progress) -> Adapter:
+    parts = FrozenA(base.bare())
+    if done := worked.read("start"):
+        _put_into(parts, done)
+        return parts.adapter()
     parts.summed = True
-    whole = [list(rows[at : at + MICROBATCH]) for rows in read.values() for at in range(0, len(rows), MICROBATCH)]
-    order, batches = Random(0), []
-    for _ in range(passes):
-        order.shuffle(whole)
-        batches += whole
-    texts = rehearsal.anchors(base.rehearsal, base.tokenizer, count=MAX_ANCHORS)
-    public = list(prefixes(base.model, texts, cut=base.spec.cut))
+    batches = _batches(read, passes)
+    anchors = _Anchors(base)
     optimizer = torch.optim.Adam(parts.parameters, lr=RATE)
+    first = _resumed(parts, optimizer, worked.read("domain"))
+    kept = time.monotonic()
     with parts.attached(base.model):
-        for step, rows in enumerate(batches):
+        for step in range(first, len(batches)):
             for group in optimizer.param_groups:
                 group["lr"] = RATE * (1 - step / len(batches))
-            anchors = [public[(step * REHEARSED_PER_STEP + index) % len(public)] for index in range(REHEARSED_PER_STEP)]
-            batch = collate([*rows, *anchors])
+            batch = collate(batches[step])
             losses = completion_losses(base.model, batch, cut=base.spec.cut, head_rows=HEAD_ROWS)
-            (losses.sum() / batch.weights.sum()).backward()
+            ((losses.sum() + anchors.drift(step).sum()) / batch.weights.sum()).backward()
             optimizer.step()
             optimizer.zero_grad()
             parts.refresh()
             progress("learn the domain", step + 1, len(batches))
-    return parts.adapter()
+            if time.monotonic() - kept > KEPT_EVERY_SECONDS:
+                worked.keep("domain", _state(parts, optimizer, step + 1))
+                kept = time.monotonic()
+    start = _gated(base, parts.adapter())
+    worked.keep("start", {str(index): start.b[site] for index, site in enumerate(start.b)})
+    return start
+
+
+class _Anchors:
+    """Public texts, as answers and without a prompt, on which the domain adapter is to say what the bare base says."""
+
+    def __init__(self, base: Base) -> None:
+        """Read the texts, and what the bare base makes of them."""
+        self._base = base
+        turns = rehearsal.anchors(base.rehearsal, base.tokenizer, count=MAX_ANCHORS // 2)
+        plain = rehearsal.anchors(
+            [{**row, "prompt": ""} for row in base.rehearsal], base.tokenizer, count=MAX_ANCHORS // 2, seed=1
+        )
+        texts = [text for pair in zip(turns, plain, strict=False) for text in pair]
+        self._read = list(prefixes(base.model, texts, cut=base.spec.cut))
+        self._bare = [bare_states(base.model, collate([one]), cut=base.spec.cut)[0] for one in self._read]
+
+    def drift(self, step: int) -> Tensor:
+        """Distance from the bare base on the next few texts, in nats, shape (texts,)."""
+        chosen = [(step * REHEARSED_PER_STEP + index) % len(self._read) for index in range(REHEARSED_PER_STEP)]
+        batch = collate([self._read[index] for index in chosen])
+        bare = nn.utils.rnn.pad_sequence([self._bare[index] for index in chosen], batch_first=True)
+        return kl_losses(self._base.model, batch, bare, cut=self._base.spec.cut, head_rows=HEAD_ROWS)
+
+
+def _batches(read: _Reader, passes: int) -> list[list[Prefix]]:
+    rows = [read[name] for name in read.names]
+    whole = [row[at : at + MICROBATCH] for row in rows for at in range(0, len(row), MICROBATCH)]
+    order, batches = Random(0), []
+    for _ in range(passes):
+        order.shuffle(whole)
+        batches += whole
+    return batches
 
 
 def _gated(base: Base, domain: Adapter) -> Adapter:
@@ -173,92 +182,45 @@ def _gated(base: Base, domain: Adapter) -> Adapter:
     return admitted.adapter if admitted else bare
 
 
-def _directions(base: Base, start: Adapter, read: Mapping[str, Sequence[Prefix]], progress: Progress) -> Basis:
-    halves: tuple[list[Tensor], list[Tensor]] = ([], [])
-    rows: list[Tensor] = []
-    for done, person in enumerate(read.values()):
-        gradients = _record_gradients(base, start, person)  # (records, numbers)
-        halves[0].append(gradients[0::2].mean(0))
-        halves[1].append(gradients[1::2].mean(0))
-        rows.append(gradients.half())  # Only their second moment in a small subspace is needed: half is enough.
-        progress("compare people", done + 1, len(read))
-    first, second = torch.stack(halves[0]), torch.stack(halves[1])  # (people, numbers)
-    return _split_half_basis(first, second, rows, {site: value.shape for site, value in start.b.items()})
+@torch.no_grad()
+def _put_into(parts: FrozenA, values: Mapping[str, Tensor]) -> None:
+    for index, parameter in enumerate(parts.parameters):
+        parameter.copy_(values[str(index)])
 
 
-def _record_gradients(base: Base, start: Adapter, person: Sequence[Prefix]) -> Tensor:
-    parts, made = trainable("frozen-a", start, model=base.model), []
-    with parts.attached(base.model):
-        for first in range(0, len(person), MICROBATCH):
-            batch = collate(person[first : first + MICROBATCH])
-            losses = completion_losses(base.model, batch, cut=base.spec.cut, head_rows=HEAD_ROWS)
-            losses.sum().backward()
-            taken = [take_grad_sample(parameter) for parameter in parts.parameters]
-            made.append(torch.cat([gradient.flatten(1) for gradient in taken if gradient is not None], dim=1))
-    return torch.cat(made)
+def _state(parts: FrozenA, optimizer: torch.optim.Adam, done: int) -> dict[str, Tensor]:
+    """Parameters and Adam's moments, by the number of the parameter."""
+    kept = {"done": torch.tensor([done])}
+    for index, parameter in enumerate(parts.parameters):
+        moments = optimizer.state[parameter]
+        kept |= {str(index): parameter.detach(), f"{index}.step": moments["step"].reshape(1)}
+        kept |= {f"{index}.first": moments["exp_avg"], f"{index}.second": moments["exp_avg_sq"]}
+    return kept
 
 
-def _split_half_basis(first: Tensor, second: Tensor, rows: Sequence[Tensor], shapes: Mapping[str, torch.Size]) -> Basis:
-    """Directions from two halves of each person's mean gradient, each (people, numbers), and single records."""
-    mean = (first + second) / 2  # Every direction is a combination of these, so inner products with them suffice.
-    products = _Products(
-        means=mean @ mean.t(),
-        first=first @ mean.t(),
-        second=second @ mean.t(),
-        records=[part.float() @ mean.t() for part in rows],
-    )
-    kept, variance = products.turn(), products.variance()
-    count = min(len(kept), int((variance > 0).sum()))  # Where the halves disagree there is noise, not a person.
-    if count == 0:
-        raise BasisError("the two halves of no public person agree; there is nothing to learn from, add public text")
-    split = (kept[:count] @ mean).split([shape.numel() for shape in shapes.values()], dim=1)
-    directions = {site: part.reshape(-1, *shape) for (site, shape), part in zip(shapes.items(), split, strict=True)}
-    return Basis(directions=directions, variance=variance[:count])
+def _resumed(parts: FrozenA, optimizer: torch.optim.Adam, kept: Mapping[str, Tensor] | None) -> int:
+    """Put what was kept back; returns the number of batches done."""
+    if kept is None:
+        return 0
+    _put_into(parts, kept)
+    for index, parameter in enumerate(parts.parameters):
+        optimizer.state[parameter] = {
+            "step": kept[f"{index}.step"][0],
+            "exp_avg": kept[f"{index}.first"],
+            "exp_avg_sq": kept[f"{index}.second"],
+        }
+    return int(kept["done"])
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Products:
-    """Inner products with each person's mean gradient: all that directions are made from."""
+def _seen(base: Base, start: Adapter, read: _Reader, name: str, worked: Worked) -> Seen:
+    key = "person-" + hashlib.sha256(name.encode()).hexdigest()[:16]
+    if kept := worked.read(key):
+        return Seen(first=kept["first"], second=kept["second"], singles=kept["singles"])
+    seen = seen_of(base, start, read[name])
+    worked.keep(key, {"first": seen.first, "second": seen.second, "singles": seen.singles})
+    return seen
 
-    means: Tensor  # (people, people)
-    first: Tensor  # (people, people): first halves
-    second: Tensor  # (people, people): second halves
-    records: list[Tensor]  # of each person, (records, people)
 
-    def without(self, person: int) -> "_Products":
-        """The same as if a person did not exist."""
-        keep = [index for index in range(len(self.means)) if index != person]
-        return _Products(
-            means=self.means[keep][:, keep],
-            first=self.first[keep][:, keep],
-            second=self.second[keep][:, keep],
-            records=[self.records[index][:, keep] for index in keep],
-        )
-
-    def turn(self) -> Tensor:
-        """Combinations of people's means, strongest first, whitened by single records: shape (count, people)."""
-        size, axes = torch.linalg.eigh(self.means.double())
-        held = size > size.max() * 1e-9
-        axes = axes[:, held] / size[held].sqrt()  # (people, rank): coordinates in an orthonormal frame of the span
-        singles = torch.cat(self.records).double() @ axes
-        scale, around = torch.linalg.eigh(singles.t() @ singles / len(singles))
-        axes = axes @ (around / scale.clamp_min(scale.max() * 1e-6).sqrt()) @ around.t()
-        one, two = self.first.double() @ axes, self.second.double() @ axes
-        _, toward = torch.linalg.eigh(one.t() @ two + two.t() @ one)
-        combinations: Tensor = (axes @ toward.flip(1)).t().float()
-        return combinations
-
-    def variance(self) -> Tensor:
-        """How far people lie apart along the first, second, … direction, never rising: shape (people - 1,).
-
-        Each person is measured along directions that the others made. Their own would flatter: a direction fitted to
-        a person's sample agrees with its noise.
-        """
-        apart = torch.zeros(len(self.means), len(self.means) - 1)
-        for person in range(len(self.means)):
-            keep = [index for index in range(len(self.means)) if index != person]
-            turn = self.without(person).turn()  # (count, people - 1)
-            agreed = (turn @ self.first[person, keep]) * (turn @ self.second[person, keep])
-            apart[person, : len(agreed)] = agreed
-        falling = optimize.isotonic_regression(apart.mean(0).double().numpy(), increasing=False).x
-        return torch.from_numpy(falling.copy()).float()  # A copy: torch takes no negative strides.
+def _layer(site: str) -> int:
+    """The layer's number in a site such as model.layers.28.mlp.up_proj."""
+    return int(site.split(".")[2])

@@ -17,22 +17,22 @@ from typing import Any
 
 from personalize import rehearsal
 from personalize.adapter import Adapter
-from personalize.errors import TrainingError
+from personalize.errors import PackError, TrainingError
 from personalize.experience import Experience
 from personalize.forward import encode, prefixes
 from personalize.home import Home
 from personalize.learner import LIFETIME, Base, Learner, NightReport
+from personalize.pack import DomainPack
 from personalize.plan import NightPlan, clip_norm_of
 from personalize.sources import MIN_RECORDS
 from personalize.train import train
 from personalize.trainable import trainable
-from sdk.build.basis import DomainPack, learn_domain, pack_key
+from sdk.build.basis import learn_domain, pack_key
 from sdk.bundle import Bundle, cache_folder
 from sdk.demo.pace import Pace
 from sdk.demo.person import Person, spread
 from sdk.demo.scores import Held, Score
 from sdk.device.night import base_of, plan_of
-from sdk.errors import BasisError
 
 __all__ = ["NightResult", "run"]
 
@@ -94,7 +94,7 @@ def run(
         base = replace(base, start=pack.start, basis=pack.basis)
         plan = replace(plan, clip_norm=clip_norm_of(len(pack.basis)))
     else:
-        plan = plan_of(epsilon=plan.epsilon, delta=plan.delta)  # Nobody public taught a basis for this kind of text.
+        plan = plan_of(base, epsilon=plan.epsilon, delta=plan.delta, records=len(mine))
     with clock.phase("private nights"):
         learner = Learner(Home.open(home), base, night_of=night_of)
         try:
@@ -131,7 +131,7 @@ def _domain(base: Base, person: Person, plan: NightPlan, pace: Pace, progress: P
     folder = cache_folder() / "domains" / pack_key(base, people)
     try:
         return DomainPack.load(folder, base_digest=base.digest)
-    except BasisError:
+    except PackError:
         pack = learn_domain(base, people, max_tokens=plan.max_tokens, passes=DOMAIN_PASSES, progress=progress)
         pack.save(folder)
         return pack

@@ -1,89 +1,95 @@
-"""Directions are checked on made-up people whose differences are known; the whole pack on a tiny base."""
+"""A pack is learned from public people on a tiny base, and goes on where an interrupted build was."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from personalize.trainable import Basis
+from personalize.learner import Base
+from personalize.pack import DomainPack
 from sdk.build import basis as module
-from sdk.build.basis import DomainPack, learn_domain, pack_key
+from sdk.build.basis import learn_domain, pack_key
+from sdk.build.worked import Worked
 from sdk.device.night import base_of
 from sdk.errors import BasisError
 from tests.tiny import SENTENCES, tiny_bundle
 
-PEOPLE, RECORDS, NUMBERS, DIFFERENCES = 40, 12, 2000, 5
-PUBLIC = {f"person {row}": [("say", f"{text} {row}")] * 4 for row in range(5) for text in SENTENCES[:1]}
+FEW = {f"person {row}": [("say", f"{text} {row}")] * 4 for row in range(5) for text in SENTENCES[:1]}
+PEOPLE = {f"person {row}": [("say", f"{SENTENCES[row % 4]} {row}") for _ in range(12)] for row in range(6)}
 
 
-def crowd() -> tuple[Tensor, Tensor, list[Tensor]]:
-    """People who differ along five directions of two thousand, seen through noisy records."""
-    generator = torch.Generator().manual_seed(0)
-    ways = 3 * torch.linalg.qr(torch.randn(NUMBERS, DIFFERENCES, generator=generator))[0].t()
-    rows = [
-        torch.randn(1, DIFFERENCES, generator=generator) @ ways
-        + 0.5 * torch.randn(RECORDS, NUMBERS, generator=generator)
-        for _ in range(PEOPLE)
-    ]
-    return torch.stack([row[0::2].mean(0) for row in rows]), torch.stack([row[1::2].mean(0) for row in rows]), rows
+@pytest.fixture
+def base(tmp_path: Path) -> Base:
+    return base_of(tiny_bundle(tmp_path))
 
 
-def found() -> Basis:
-    return module._split_half_basis(*crowd(), {"site": torch.Size([40, 50])})
+def learned(base: Base, worked: Worked | None = None) -> DomainPack:
+    return learn_domain(base, PEOPLE, max_tokens=16, directions=5, worked=worked)
 
 
-def drop_after_the_real_ones(basis: Basis) -> float:
-    return float(basis.variance[DIFFERENCES - 1] / basis.variance[DIFFERENCES])
-
-
-def test_as_many_directions_stand_out_as_people_differ_in() -> None:
-    basis = found()
-    assert drop_after_the_real_ones(basis) > 10
-    assert bool((basis.variance[:-1] >= basis.variance[1:]).all())
-    assert bool((basis.variance > 0).all())
-
-
-def test_directions_that_judge_the_people_who_made_them_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module._Products, "without", lambda self, person: self)
-
-    def flattered(self: module._Products) -> Tensor:
-        agreed = (self.first @ self.turn().t()) * (self.second @ self.turn().t())
-        return agreed.mean(0)
-
-    monkeypatch.setattr(module._Products, "variance", flattered)
-    assert drop_after_the_real_ones(found()) < 10
-
-
-def test_a_record_moves_a_whitened_coefficient_by_about_one_unit() -> None:
-    first, second, rows = crowd()
-    basis = module._split_half_basis(first, second, rows, {"site": torch.Size([40, 50])})
-    seen = torch.cat(rows) @ basis.directions["site"].flatten(1).t()  # (records, count)
-    assert seen.square().mean().sqrt().item() == pytest.approx(1.0, rel=0.05)
-
-
-def test_a_pack_is_learned_saved_and_read_again(tmp_path: Path) -> None:
-    base = base_of(tiny_bundle(tmp_path))
-    people = {f"person {row}": [("say", f"{text} {row}") for text in SENTENCES * 3] for row in range(5)}
-    pack = learn_domain(base, people, max_tokens=16)
+def test_a_pack_is_learned_from_public_people_and_holds_what_a_device_reads_back(base: Base, tmp_path: Path) -> None:
+    pack = learned(base)
     pack.save(tmp_path / "pack")
     read = DomainPack.load(tmp_path / "pack", base_digest=base.digest)
-    assert read.start.b.keys() == pack.start.b.keys()
-    assert all(torch.equal(read.start.b[site], pack.start.b[site]) for site in pack.start.b)
-    torch.testing.assert_close(read.basis.variance, pack.basis.variance)
-    with pytest.raises(BasisError, match="cannot be read"):
-        DomainPack.load(tmp_path / "pack", base_digest="sha256:other")
-    (tmp_path / "pack" / "basis.safetensors").write_bytes(b"no")
-    with pytest.raises(BasisError, match="delete it"):
-        DomainPack.load(tmp_path / "pack", base_digest=base.digest)
+    assert read.facts["people"] == 6
+    assert 0 < len(pack.basis) <= 5
+    for site, directions in pack.basis.directions.items():
+        torch.testing.assert_close(read.basis.directions[site], directions, rtol=1e-3, atol=1e-9)
 
 
-def test_too_few_people_are_refused(tmp_path: Path) -> None:
+def test_only_the_upper_layers_have_directions(base: Base) -> None:
+    layers = {site.split(".")[2] for site in learned(base).basis.directions}
+    assert layers == {"2", "3"}
+
+
+class Interrupted(Exception):
+    """Stands for Ctrl-C."""
+
+
+@pytest.mark.parametrize("phase", ["learn the domain", "compare people"])
+def test_an_interrupted_build_goes_on_and_ends_at_the_same_pack(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    monkeypatch.setattr(module, "KEPT_EVERY_SECONDS", 0.0)
+    whole, told = learned(base), []
+
+    def stop(what: str, done: int, total: int) -> None:
+        told.append(what)
+        if what == phase and done == 3:
+            raise Interrupted
+
+    worked = Worked(tmp_path / "half-done")
+    with pytest.raises(Interrupted):
+        learn_domain(base, PEOPLE, max_tokens=16, directions=5, worked=worked, progress=stop)
+    told.clear()
+    again = learn_domain(
+        base, PEOPLE, max_tokens=16, directions=5, worked=worked, progress=lambda what, done, total: told.append(what)
+    )
+    assert told.count("learn the domain") < (1 if phase == "compare people" else 6)
+    for site in whole.start.b:
+        assert torch.equal(again.start.b[site], whole.start.b[site])
+    for site in whole.basis.directions:
+        assert torch.equal(again.basis.directions[site], whole.basis.directions[site])
+
+
+def test_damaged_half_done_work_is_made_again(base: Base, tmp_path: Path) -> None:
+    worked = Worked(tmp_path / "half-done")
+    whole = learned(base, worked)
+    for path in (tmp_path / "half-done").iterdir():
+        path.write_bytes(path.read_bytes()[:20])
+    again = learned(base, worked)
+    for site in whole.start.b:
+        assert torch.equal(again.start.b[site], whole.start.b[site])
+    worked.clear()
+    assert not (tmp_path / "half-done").exists()
+
+
+def test_too_few_people_are_refused(base: Base) -> None:
     with pytest.raises(BasisError, match="0 public people"):
-        learn_domain(base_of(tiny_bundle(tmp_path)), PUBLIC, max_tokens=16)
+        learn_domain(base, FEW, max_tokens=16)
 
 
-def test_other_people_make_another_key(tmp_path: Path) -> None:
-    base = base_of(tiny_bundle(tmp_path))
-    assert pack_key(base, PUBLIC) == pack_key(base, dict(reversed(PUBLIC.items())))
-    assert pack_key(base, PUBLIC) != pack_key(base, {**PUBLIC, "one more": [("say", "so")]})
+def test_other_people_make_another_key(base: Base) -> None:
+    assert pack_key(base, FEW) == pack_key(base, dict(reversed(FEW.items())))
+    assert pack_key(base, FEW) != pack_key(base, {**FEW, "one more": [("say", "so")]})
+    assert pack_key(base, FEW) != pack_key(base, FEW, passes=2)

@@ -45,7 +45,7 @@ from personalize.train import train
 from personalize.trainable import trainable
 from personalize.units import units_of
 from personalize.written import WrittenTexts
-from privacy import BudgetError, BudgetExhaustedError, DeviceKey, Receipt
+from privacy import BudgetError, BudgetExhaustedError, DeviceKey, Receipt, Unit
 from privacy import epsilon as epsilon_of
 from privacy.gate import charged_mean, noise_std
 from privacy.label import label, newest_audit
@@ -182,6 +182,14 @@ class Learner:
                 raise
             self._end(night.receipt, night.gate, "admitted" if admitted else "rejected")
             return report
+
+    def public_count(self, unit: Unit) -> int | None:
+        """Number of fresh records, to choose public settings by; None where it is not public.
+
+        At the unit of a record a neighbour is an emptied record, so the number is the same for both. In a larger unit
+        the number of its records is part of what is protected.
+        """
+        return sum(1 for _ in self.store.fresh()) if unit is Unit.RECORD else None
 
     def learnable(self, plan: NightPlan) -> int:
         """How many units a night could learn from now; 0 where they are too few or cannot pay."""

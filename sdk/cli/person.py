@@ -136,8 +136,8 @@ def _learned_again(learner: "Learner") -> dict[str, Any]:
     with shown_progress() as tell, stop_when_asked() as asked:
         learner.base = base_of(_bundle(tell))
         try:
-            records = sum(1 for _ in learner.store.fresh())
-            plan = plan_of(learner.base, records=records).for_unit(learner.ledger.budget().unit)
+            promised = learner.ledger.budget().unit
+            plan = plan_of(learner.base, records=learner.public_count(promised)).for_unit(promised)
             report = learn_noted(learner, plan, why="after exact removal", progress=tell, stop=asked)
             return {"learned_again": report.summary()}
         except (TrainingError, BudgetExhaustedError) as refused:
@@ -199,7 +199,7 @@ def learn(
         base = base_of(_bundle(tell), pack=pack)
         learner = Learner(place, base, adapter=line)
         try:
-            records = sum(1 for _ in learner.store.fresh())
+            records = learner.public_count(Unit(unit))
             plan = plan_of(base, kind=kind, epsilon=epsilon, delta=delta, steps=steps, records=records)
             plan = plan.for_unit(Unit(unit))
             if when_idle:

@@ -15,6 +15,7 @@ from personalize.removal import Removal
 from personalize.schedule import NightPolicy
 from personalize.shelf import Shelf
 from personalize.stopping import Stop
+from privacy import Unit
 from sdk.bundle import Bundle, default_bundle
 from sdk.device.night import base_of, plan_of
 from sdk.device.runtime import Runtime
@@ -138,7 +139,7 @@ class Assistant:
         learner = Learner(self._home, base, adapter=self._line)
         self._attached.close()  # A night starts from the bare base.
         try:
-            yield learner, plan_of(base, records=sum(1 for _ in learner.store.fresh()))
+            yield learner, plan_of(base, records=learner.public_count(Unit.RECORD))
         finally:
             learner.close()
             self._reload()

@@ -17,6 +17,7 @@ __all__ = ["ADAPTED_LAYERS", "base_of", "plan_of"]
 ADAPTED_LAYERS = 4  # The upper ones: all below are computed once a night (docs/benchmarks.md).
 RATES = {"xs": 5e-3, "frozen-a": 1e-3, "lora": 1e-3}  # Adam's rate of each kind, from public text only.
 STEPS, CLIP_NORM = 8, 2.0  # Of a night without directions.
+ASSUMED_RECORDS = 100  # Where the number of records is not public.
 
 
 def base_of(
@@ -64,7 +65,7 @@ def plan_of(
     epsilon: float = 2.0,
     delta: float = 1e-5,
     steps: int | None = None,
-    records: int = 100,
+    records: int | None = None,
 ) -> NightPlan:
     """The plan of a night; everything in it is public.
 
@@ -74,12 +75,15 @@ def plan_of(
         epsilon: Of the night, in nats.
         delta: Probability.
         steps: None takes the kind's own.
-        records: Records that the night will have, to choose the kind by.
+        records: Records that the night will have, where their number is public (Learner.public_count), to choose the
+            kind by; None assumes a public constant.
     """
     directions = len(base.basis) if base is not None and base.basis is not None else 0
     if kind is None:
         available = [known for known in KINDS if known != "basis" or directions]
-        kind = chosen_kind(records=records, epsilon=epsilon, available=available)
+        kind = chosen_kind(
+            records=ASSUMED_RECORDS if records is None else records, epsilon=epsilon, available=available
+        )
     plan = NightPlan(kind=kind, epsilon=epsilon, delta=delta)
     if kind == "basis":
         return replace(plan, steps=steps or plan.steps, clip_norm=clip_norm_of(directions or 1))

@@ -19,7 +19,7 @@ from personalize.experience import Consent, Signal
 from personalize.home import Home
 from personalize.learner import LIFETIME, Learner, NightReport, require_policy
 from personalize.train import train
-from privacy import BudgetExhaustedError, epsilon
+from privacy import BudgetExhaustedError, Unit, epsilon
 from privacy.books import Books
 from tests.checks import require_nothing_refunded
 from tests.forked import needs_fork, run_forked
@@ -427,3 +427,9 @@ def test_a_plan_is_fixed_before_any_record_is_looked_at(ready: Learner, monkeypa
     ready.learn(PLAN)
     second = [entry for entry in ready.ledger.entries() if entry.kind == "reserve"][1].body
     assert json.loads(first)["run"] == json.loads(second)["run"]
+
+
+def test_how_many_records_there_are_decides_nothing_where_their_number_is_protected(ready: Learner) -> None:
+    assert ready.public_count(Unit.RECORD) == 24
+    assert ready.public_count(Unit.DAY) is None
+    assert ready.public_count(Unit.CONVERSATION) is None

@@ -336,6 +336,8 @@ def main() -> None:
         data.write(split.public, given.public)
     if given.bundle and given.rows:
         run(split, given)
+    elif not given.public:
+        print("skipped: needs --bundle with a pack of the stream, and --rows", file=sys.stderr)
 
 
 def run(split: data.Split, given: argparse.Namespace) -> None:

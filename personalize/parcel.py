@@ -17,7 +17,6 @@ Source: scrypt, RFC 7914; AES-GCM, NIST SP 800-38D; settings, OWASP Password Sto
 import json
 import os
 import stat
-import tempfile
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from personalize.adapter import Adapter
 from personalize.errors import BaseMismatchError, ParcelError
+from privacy.whole_file import replace_whole
 
 __all__ = ["MIN_PASSPHRASE_CHARS", "Parcel", "header_of", "open_parcel", "write_parcel"]
 
@@ -192,15 +192,6 @@ def _write_new(path: Path, content: bytes) -> None:
     try:
         if path.exists():
             raise ParcelError(f"{path} exists; choose another name, or remove it first")
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")  # Mode 0600.
-        beside = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        replace_whole(path, content)
     except OSError as cause:
         raise ParcelError(f"cannot write {path}: {cause.strerror or cause}; choose another place") from cause

@@ -10,7 +10,6 @@ Rules:
 
 import json
 import os
-import tempfile
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from typing import BinaryIO
 
 from personalize.cipher import Cipher
 from personalize.errors import StoreError
+from privacy.whole_file import replace_whole
 
 __all__ = ["BY_BASE", "Written", "WrittenTexts"]
 
@@ -101,7 +101,7 @@ class WrittenTexts:
             with ExitStack() as stack:
                 old = stack.enter_context(self._file.open("r+b")) if self._file.exists() else None
                 if texts:
-                    _write_whole(self._file, sealed)
+                    replace_whole(self._file, sealed)
                 else:
                     self._file.unlink(missing_ok=True)
                 if old is not None:
@@ -115,15 +115,3 @@ def _overwrite(file: BinaryIO) -> None:
     file.write(bytes(os.fstat(file.fileno()).st_size))
     file.flush()
     os.fsync(file.fileno())
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise

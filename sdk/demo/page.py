@@ -6,14 +6,13 @@ as a dash, never invented.
 """
 
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from privacy.whole_file import replace_whole
 from sdk.demo.figures import Axis, Interval, bars, dots, histogram, mean_with_interval
 from sdk.errors import SdkError
 
@@ -68,7 +67,7 @@ def write_page(result: Result, path: Path) -> None:
     }
     page = environment.get_template("report.html.jinja").render(view(result))
     try:
-        _write(path, page.encode())
+        replace_whole(path, page.encode())
     except OSError as cause:
         raise SdkError(f"cannot write the report to {path}: {cause.strerror}; choose another place") from cause
 
@@ -351,17 +350,3 @@ def _sample(sample: Result) -> dict[str, Any]:
     scores = {key: finite(sample.get(key)) for key in ("base", "adapter")}
     written = {key: sample[key] if isinstance(sample.get(key), str) else "" for key in ("base", "adapter")}
     return {"prompt": "", "text": "", **texts, "scores": scores, "written": written}
-
-
-def _write(path: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    beside = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise

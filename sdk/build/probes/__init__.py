@@ -5,13 +5,12 @@ of eight words with a probe, so that learning the one cannot be learning the oth
 """
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
+from privacy.whole_file import replace_whole
 from sdk.build.probes import bias, english, facts, grammar, instructions, own_words, structured, tasks
 
 __all__ = ["PROBES_FILE", "REHEARSAL_FILE", "probes", "rehearsal", "write_probes"]
@@ -92,12 +91,4 @@ def _runs(item: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
 
 def _write(path: Path, items: Sequence[Mapping[str, str]]) -> None:
     lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(lines.encode())
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    replace_whole(path, lines.encode())

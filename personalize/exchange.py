@@ -9,8 +9,8 @@ Rules:
 """
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,12 @@ from personalize import parcel, retention
 from personalize.adapter import Adapter
 from personalize.errors import AdapterError
 from personalize.home import Home
-from personalize.learner import Base, open_ledger
+from personalize.learner import NEEDED_BYTES, Base, open_ledger
 from personalize.merge import merge
 from personalize.retention import AdmittedAdapter, Verdict
 from personalize.shelf import Shelf, count_gate_use, lines_of
 
 __all__ = ["Exchanged", "bring_in", "carry_over", "listed", "merge_lines", "send_out"]
-
-NEEDED_BYTES = 32_000_000  # An adapter and its predecessor, with room to spare.
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, done, total)."""
@@ -282,7 +280,4 @@ def _gated(home: Home, base: Base, candidate: Adapter, progress: Progress) -> tu
 
 
 def _said(verdict: Verdict | None) -> dict[str, Any]:
-    if verdict is None:
-        return {}
-    legs: Sequence[dict[str, Any]] = [asdict(leg) | {"passed": leg.passed} for leg in verdict.legs]
-    return {"admitted": verdict.admitted, "alpha": verdict.alpha, "look": verdict.look, "retention": legs}
+    return {} if verdict is None else verdict.to_dict() | {"look": verdict.look}

@@ -237,7 +237,7 @@ class Learner:
         agree_on_unit(self.ledger, plan)
         fresh_records = [item for item in self.store.fresh() if blocks is None or item.block in blocks]
         records = affordable(self.ledger, fresh_records, plan)
-        current = self.shelf.load(base_digest=base.digest) or base.start or base.bare()
+        current = self.shelf.load(base_digest=base.digest) or base.first()
         self.shelf.label()  # `put` reads it: an unreadable one is refused before anything is charged.
         parts = trainable(plan.kind, current, model=base.model, basis=base.basis)
         base.gate()
@@ -301,7 +301,7 @@ class Learner:
         steps_left = plan.steps - state.step
         if (steps_left and count_of(learned, plan.unit) < MIN_RECORDS) or not (steps_left or state.taken):
             return None
-        current = shelf.load(base_digest=base.digest) or base.start or base.bare()
+        current = shelf.load(base_digest=base.digest) or base.first()
         if fingerprint(current, base.basis if plan.kind == "basis" else None) != kept.start:
             return None
         return Night(

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from personalize.adapter import Adapter, AdapterSpec, fresh
@@ -52,6 +52,10 @@ class Base:
     def bare(self) -> Adapter:
         """The adapter that changes nothing."""
         return fresh(self.model, self.spec, fits_base=self.digest)
+
+    def first(self) -> Adapter:
+        """What a first night begins at: the public domain adapter, or the one that changes nothing."""
+        return self.start or self.bare()
 
 
 def fingerprint(adapter: Adapter, basis: Basis | None) -> str:
@@ -138,9 +142,7 @@ class NightReport:
         """The same as plain values, with the verdict spread out."""
         facts = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "verdict"}
         facts["gain"] = self.gain.to_dict() if self.gain else None
-        legs = [asdict(leg) | {"passed": leg.passed} for leg in self.verdict.legs]
-        verdict = {"admitted": self.verdict.admitted, "alpha": self.verdict.alpha, "retention": legs}
-        return facts | {"blocks": list(self.blocks)} | verdict
+        return facts | {"blocks": list(self.blocks)} | self.verdict.to_dict()
 
     def summary(self) -> str:
         """One line for a person."""

@@ -7,7 +7,7 @@ adapter in use stays. What looking again and again costs in certainty is account
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from scipy import stats
@@ -74,6 +74,11 @@ class Verdict:
     def admitted(self) -> bool:
         """Whether anything new is admitted."""
         return self.alpha > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The decision and its figures as plain values."""
+        legs = [asdict(leg) | {"passed": leg.passed} for leg in self.legs]
+        return {"admitted": self.admitted, "alpha": self.alpha, "retention": legs}
 
 
 class AdmittedAdapter:

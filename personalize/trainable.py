@@ -141,6 +141,10 @@ class FrozenA(Trainable):
         prefixes = tuple(f"model.layers.{layer}." for layer in chosen)
         self._b = {site: self._new(value) for site, value in start.b.items() if site.startswith(prefixes)}
 
+    def shapes(self) -> dict[str, torch.Size]:
+        """Trained site to the shape of its B, in the order of `parameters`."""
+        return {site: value.shape for site, value in self._b.items()}
+
     def _trains(self, site: str) -> bool:
         return site in self._b
 

@@ -23,7 +23,7 @@ from personalize.forward import Prefix, bare_states, collate, completion_losses,
 from personalize.learner import Base
 from personalize.pack import DomainPack, quantised
 from personalize.trainable import FrozenA
-from sdk.build.directions import DIRECTED_LAYERS, HEAD_ROWS, MICROBATCH, Seen, directions_of, seen_of
+from sdk.build.directions import HEAD_ROWS, MICROBATCH, Seen, directed, directions_of, seen_of
 from sdk.build.worked import Worked
 from sdk.errors import BasisError
 
@@ -85,8 +85,7 @@ def learn_domain(
     read = _Reader(base, usable, max_tokens, progress)
     start = _domain_adapter(base, read, passes, worked, progress)
     seen = [_seen(base, start, read, name, worked) for name in _told(read.names, "compare people", progress)]
-    shapes = {site: b.shape for site, b in start.b.items() if _layer(site) in start.spec.layers[-DIRECTED_LAYERS:]}
-    basis = quantised(directions_of(seen, shapes, count=directions))
+    basis = quantised(directions_of(seen, directed(start).shapes(), count=directions))
     facts = {"people": len(usable), "records": sum(len(rows) for rows in usable.values()), "recipe": RECIPE}
     return DomainPack(start=start, basis=basis, facts=facts)
 
@@ -219,8 +218,3 @@ def _seen(base: Base, start: Adapter, read: _Reader, name: str, worked: Worked) 
     seen = seen_of(base, start, read[name])
     worked.keep(key, {"first": seen.first, "second": seen.second, "singles": seen.singles})
     return seen
-
-
-def _layer(site: str) -> int:
-    """The layer's number in a site such as model.layers.28.mlp.up_proj."""
-    return int(site.split(".")[2])

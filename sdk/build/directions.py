@@ -24,7 +24,7 @@ from personalize.trainable import Basis, FrozenA
 from privacy.per_example import take_grad_sample
 from sdk.errors import BasisError
 
-__all__ = ["DIRECTED_LAYERS", "Seen", "directions_of", "seen_of"]
+__all__ = ["Seen", "directed", "directions_of", "seen_of"]
 
 DIRECTED_LAYERS = 2  # The uppermost: 83,000 numbers a direction instead of 166,000.
 SINGLES = 12  # Records of a person that the axes are made from.
@@ -46,10 +46,15 @@ class Seen:
     """Some single records, shape (records, numbers), fp16."""
 
 
+def directed(start: Adapter) -> FrozenA:
+    """The part of an adapter that gets directions."""
+    return FrozenA(start, layers=start.spec.layers[-DIRECTED_LAYERS:])
+
+
 def seen_of(base: Base, start: Adapter, person: Sequence[Prefix]) -> Seen:
     """Look at one person's records, shape of the gradients (records, numbers)."""
     made = []
-    parts = FrozenA(start, layers=start.spec.layers[-DIRECTED_LAYERS:])
+    parts = directed(start)
     with parts.attached(base.model):
         for first in range(0, len(person), MICROBATCH):
             batch = collate(person[first : first + MICROBATCH])

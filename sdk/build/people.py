@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from personalize.errors import SourceError
 from personalize.sources import from_git, git_authors
@@ -10,6 +11,8 @@ from sdk.build.basis import MIN_RECORDS_EACH, People
 from sdk.errors import BasisError
 
 __all__ = ["read_people", "spread"]
+
+Item = TypeVar("Item")
 
 MAX_FILE_BYTES = 1_000_000_000  # Read a line at a time; a larger file was hardly meant.
 MAX_LINE_CHARS = 100_000
@@ -39,9 +42,11 @@ def read_people(
     return {person: spread(rows, records_each) for person, rows in people.items()}
 
 
-def spread(rows: Sequence[tuple[str, str]], limit: int) -> list[tuple[str, str]]:
-    """At most `limit` of `rows`, evenly spread."""
-    return list(rows) if len(rows) <= limit else [rows[index * len(rows) // limit] for index in range(limit)]
+def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """At most `limit` items, evenly spread over their order, which is time; None takes all."""
+    if limit is None or len(items) <= limit:
+        return list(items)
+    return [items[index * len(items) // limit] for index in range(limit)]
 
 
 def _lines(path: Path) -> list[tuple[str, tuple[str, str]]]:

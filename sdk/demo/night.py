@@ -28,9 +28,10 @@ from personalize.sources import MIN_RECORDS
 from personalize.train import train
 from personalize.trainable import trainable
 from sdk.build.basis import learn_domain, pack_key
+from sdk.build.people import spread
 from sdk.bundle import Bundle, cache_folder
 from sdk.demo.pace import Pace
-from sdk.demo.person import Person, spread
+from sdk.demo.person import Person
 from sdk.demo.scores import Held, Score
 from sdk.device.night import base_of, plan_of
 
@@ -103,7 +104,7 @@ def run(
                 learner.learn(plan, blocks=[block], progress=_named(progress, f"night {number + 1} of {nights}"))
                 for number, block in enumerate(learner.store.blocks(trained=False))
             ]
-            learned = learner.shelf.load(base_digest=base.digest) or base.start or base.bare()
+            learned = learner.shelf.load(base_digest=base.digest) or base.first()
         finally:
             learner.close()
     with clock.phase("same night without privacy"):
@@ -112,7 +113,7 @@ def run(
         other = spread(person.wrong[: -(len(person.wrong) // 5)], len(mine))
         wrong = _control(base, plan, other, private=True, progress=_named(progress, "another person"))
     with clock.phase("test on later text"):
-        began, share = base.start or base.bare(), reports[-1].verdict.alpha or 1.0
+        began, share = base.first(), reports[-1].verdict.alpha or 1.0
         controls = {"wrong_user": wrong, "nonprivate": free}  # At the share that the gate let in: like against like.
         arms = {"base": base.bare(), "adapter": learned}
         arms |= {arm: began.toward(control, share) for arm, control in controls.items()}
@@ -161,7 +162,7 @@ def _control(base: Base, plan: NightPlan, records: list[Experience], *, private:
     rows = list(prefixes(base.model, mine, cut=base.spec.cut))
     texts = rehearsal.anchors(base.rehearsal, base.tokenizer, count=plan.steps * plan.rehearsal_per_step)
     public = list(prefixes(base.model, texts, cut=base.spec.cut))
-    parts = trainable(plan.kind, base.start or base.bare(), model=base.model, basis=base.basis)
+    parts = trainable(plan.kind, base.first(), model=base.model, basis=base.basis)
     run = plan.run() if private else None
     return train(
         base.model, parts, rows, public, plan, run=run, progress=lambda done, steps: progress("learning", done, steps)

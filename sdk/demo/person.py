@@ -6,7 +6,6 @@ The last fifth by time is never trained on. Public people are there only where t
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from personalize import (
     Experience,
@@ -21,9 +20,7 @@ from personalize import (
 from personalize.sources import MIN_RECORDS
 from sdk.demo import presidents
 
-__all__ = ["Person", "Source", "open_person", "spread"]
-
-Item = TypeVar("Item")
+__all__ = ["Person", "Source", "open_person"]
 
 TEST_SHARE = 5  # One fifth, the latest, is held out.
 
@@ -130,10 +127,3 @@ def _split(
         wrong_name=wrong_name,
         public=public or {},
     )
-
-
-def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
-    """At most `limit` items, evenly spread over time; None takes all."""
-    if limit is None or len(items) <= limit:
-        return list(items)
-    return [items[index * len(items) // limit] for index in range(limit)]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from personalize.errors import SourceError
+from sdk.build.people import spread
 from sdk.demo import presidents
-from sdk.demo.person import Source, open_person, spread
+from sdk.demo.person import Source, open_person
 
 
 def test_the_default_person_is_split_by_time_and_the_public_people_are_others() -> None:

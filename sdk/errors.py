@@ -5,24 +5,93 @@ SdkError
 │   └── NoBaseError      no base bundle on this machine yet; `limbeck build base` makes one
 ├── BuildError           a build stopped; an existing bundle is as it was
 │   ├── BasisError       a domain adapter or its directions cannot be learned or read
+│   ├── CurriculumError  the device tasks cannot be made as asked; no file was written
+│   ├── DistillError     training stopped: a loss that is no number, or work of another plan; checkpoints stay
+│   ├── PlanError        the plan file cannot be read or asks for what cannot be; nothing was begun
+│   ├── ConversionError  the model has no Core ML form here, or its package differs from it; no package was left
+│   ├── PackageError     a Core ML package is damaged, of another version, or asked for what it cannot do
+│   │   └── UnknownOperationError  the interpreter has no such operation; the package may be fine elsewhere
+│   ├── CompressionError the weights cannot be compressed as asked, or would not be what was meant; nothing was written
+│   ├── EvaluationError  the model cannot be measured, or what it is measured with cannot be read
+│   │   └── NotRunError  one part of a scorecard cannot be measured here; the others can
+│   ├── LicenceError     a teacher's terms may bind the student; it was not shipped
 │   ├── TeacherError     the teacher's weights are missing or of a kind this version cannot read
+│   │   ├── EndpointError    the endpoint cannot be used; answers that came before are kept
+│   │   │   └── PromptRefusedError  it answers, but not this prompt; the others can go on
+│   │   ├── CostError        the answers would cost more than was allowed; nothing more was asked
+│   │   └── VocabularyError  teacher and student cut text differently where they must not; nothing was mapped
+│   ├── TextError        public text cannot be read, or its licence may not allow it; no file was written
 │   └── NoRoomError      the disk is too full to build; nothing was left behind
+├── PatchError           a patch does not rebuild the new bundle from the old one; the file counts for nothing
+├── UpdateError          an update was refused or not finished; the active bundle stays
+│   ├── ServerError      the server is down, refuses, or answers something else; what was fetched is kept
+│   │   └── SlowServerError    it sends too slowly or without end
+│   ├── UntrustedError   metadata are not signed by enough of the right keys
+│   ├── ReplayedError    metadata are older than what this device has seen
+│   ├── ExpiredError     metadata are past their date: the server is frozen, or this clock is wrong
+│   ├── ClockError       this device's clock was set back
+│   ├── AlteredError     a file is not the one that was signed; it was deleted
+│   ├── UpdateBusyError  another process updates this home, or still answers from the slot that is needed
+│   ├── SlotError        a slot is damaged or empty, or the disk has no room for it
+│   └── UnhealthyError   the new bundle failed its trial; it is remembered and not tried again
+├── CatalogueError       signed release metadata are malformed or of another format; nothing was decided by them
+├── ReleaseError         a step of publishing was refused; what devices see is as it was
+│   ├── SigningKeyError  a signing key cannot be made or opened, or may not sign this; nothing was signed
+│   ├── ThresholdError   too few managers have signed; nothing was published
+│   └── RepositoryError  the repository is damaged, half uploaded or expired, or this machine's clock is wrong
+├── AnswerError          a model's answer does not fit the schema of its task; nothing was done with it
+├── UnknownTaskError     there is no device task of this name; nothing was done
 └── GenerationError      the runtime cannot answer this prompt; the runtime itself is fine
     └── PromptTooLongError  the prompt and the answer do not fit the model's context
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = [
+    "AlteredError",
+    "AnswerError",
     "BasisError",
     "BuildError",
     "BundleError",
+    "CatalogueError",
+    "ClockError",
+    "CompressionError",
+    "ConversionError",
+    "CostError",
+    "CurriculumError",
+    "DistillError",
+    "EndpointError",
+    "EvaluationError",
+    "ExpiredError",
     "GenerationError",
+    "LicenceError",
     "NoBaseError",
     "NoRoomError",
+    "NotRunError",
+    "PackageError",
+    "PatchError",
+    "PlanError",
+    "PromptRefusedError",
     "PromptTooLongError",
+    "ReleaseError",
+    "ReplayedError",
+    "RepositoryError",
     "SdkError",
+    "ServerError",
+    "SigningKeyError",
+    "SlotError",
+    "SlowServerError",
     "TeacherError",
+    "TextError",
+    "ThresholdError",
+    "UnhealthyError",
+    "UnknownOperationError",
+    "UnknownTaskError",
+    "UntrustedError",
+    "UpdateBusyError",
+    "UpdateError",
+    "VocabularyError",
 ]
 
 
@@ -48,6 +117,10 @@ class BuildError(SdkError):
 
 class TeacherError(BuildError):
     """The teacher's weights are missing or of a kind this version cannot read."""
+
+
+class TextError(BuildError):
+    """Public text cannot be read, or its licence may not allow a model to learn from it; no file was written."""
 
 
 class NoRoomError(BuildError):
@@ -79,3 +152,153 @@ class PromptTooLongError(GenerationError):
 
 class BasisError(BuildError):
     """A domain adapter or its directions cannot be learned or read."""
+
+
+class CurriculumError(BuildError):
+    """The device tasks cannot be made as asked; no file was written."""
+
+
+class AnswerError(SdkError):
+    """A model's answer does not fit the schema of its task; nothing was done with it."""
+
+
+class UnknownTaskError(SdkError):
+    """There is no device task of this name; nothing was done."""
+
+    def __init__(self, task: str, *, known: Sequence[str]) -> None:
+        super().__init__(f"there is no task {task!r}; the tasks are {', '.join(known)}")
+        self.task = task
+
+
+class PlanError(BuildError):
+    """A plan file cannot be read or asks for what cannot be; nothing was begun."""
+
+
+class DistillError(BuildError):
+    """Training stopped; the last good checkpoint stays."""
+
+
+class EvaluationError(BuildError):
+    """The model cannot be measured, or what it is measured with cannot be read."""
+
+
+class NotRunError(EvaluationError):
+    """One part of a scorecard cannot be measured here; its text is the reason, and the other parts go on."""
+
+
+class LicenceError(BuildError):
+    """A teacher's terms may bind the student; it was not shipped."""
+
+    def __init__(self, *, licence: str) -> None:
+        super().__init__(
+            f"the teacher's licence is {licence!r}, under which a student may be its derivative; "
+            f"read the terms, then ship with --accept-licence {licence}, or take another teacher"
+        )
+        self.licence = licence
+
+
+class EndpointError(TeacherError):
+    """The endpoint cannot be used; answers that came before are kept."""
+
+
+class PromptRefusedError(EndpointError):
+    """The endpoint answers, but not this prompt; the others can go on."""
+
+
+class CostError(TeacherError):
+    """The answers would cost more than was allowed; nothing more was asked."""
+
+
+class VocabularyError(TeacherError):
+    """Teacher and student cut text differently where they must not; nothing was mapped."""
+
+
+class ConversionError(BuildError):
+    """The model has no Core ML form here, or its package differs from it; no package was left."""
+
+
+class PackageError(BuildError):
+    """A Core ML package is damaged, of another version, or asked for what it cannot do."""
+
+
+class UnknownOperationError(PackageError):
+    """The interpreter has no such operation; the package may be fine elsewhere."""
+
+    def __init__(self, *, operation: str, output: str) -> None:
+        super().__init__(
+            f"operation {operation} (of {output}) is unknown to this interpreter; run the package on a Mac, or ask for "
+            "the operation to be added to sdk/build/coreml/operations.py"
+        )
+        self.operation = operation
+
+
+class CompressionError(BuildError):
+    """The weights cannot be compressed as asked, or would not be what was meant; nothing was written."""
+
+
+class CatalogueError(SdkError):
+    """Signed release metadata are malformed or of another format; nothing was decided by them."""
+
+
+class ReleaseError(SdkError):
+    """A step of publishing was refused; what devices see is as it was."""
+
+
+class SigningKeyError(ReleaseError):
+    """A signing key cannot be made or opened, or may not sign this; nothing was signed."""
+
+
+class ThresholdError(ReleaseError):
+    """Too few managers have signed; nothing was published."""
+
+
+class RepositoryError(ReleaseError):
+    """The repository is damaged, half uploaded or expired, or this machine's clock is wrong."""
+
+
+class PatchError(SdkError):
+    """A patch does not rebuild the new bundle from the old one; the file counts for nothing."""
+
+
+class UpdateError(SdkError):
+    """An update was refused or not finished; the active bundle stays."""
+
+
+class ServerError(UpdateError):
+    """The server is down, refuses, or answers something else; what was fetched is kept."""
+
+
+class SlowServerError(ServerError):
+    """The server sends too slowly or without end."""
+
+
+class UntrustedError(UpdateError):
+    """Metadata are not signed by enough of the right keys."""
+
+
+class ReplayedError(UpdateError):
+    """Metadata are older than what this device has seen."""
+
+
+class ExpiredError(UpdateError):
+    """Metadata are past their date: the server is frozen, or this clock is wrong."""
+
+
+class ClockError(UpdateError):
+    """This device's clock was set back."""
+
+
+class AlteredError(UpdateError):
+    """A file is not the one that was signed; it was deleted."""
+
+
+class UpdateBusyError(UpdateError):
+    """Another process updates this home, or still answers from the slot that is needed."""
+
+
+class SlotError(UpdateError):
+    """A slot is damaged or empty, or the disk has no room for it."""
+
+
+class UnhealthyError(UpdateError):
+    """The new bundle failed its trial; it is remembered and not tried again."""

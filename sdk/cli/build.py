@@ -8,7 +8,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from sdk.bundle import Bundle, cache_folder
+from sdk.cli.answers import answers
+from sdk.cli.coreml import compress, coreml, execute, lint
+from sdk.cli.curriculum import curriculum
+from sdk.cli.distill import distill, package, plan
+from sdk.cli.evaluate import evaluate
 from sdk.cli.options import shown_progress
+from sdk.cli.text import text
 
 __all__ = ["build"]
 
@@ -16,6 +22,17 @@ __all__ = ["build"]
 @click.group()
 def build() -> None:
     """Make the models that devices run."""
+
+
+build.add_command(answers)
+for command in (compress, coreml, lint, execute):
+    build.add_command(command)
+build.add_command(curriculum)
+build.add_command(distill)
+build.add_command(package)
+build.add_command(plan)
+build.add_command(evaluate)
+build.add_command(text)
 
 
 @build.command()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ __all__ = [
     "home_option",
     "json_option",
     "one_source",
+    "passphrase",
+    "passphrase_option",
     "shown_progress",
     "source_options",
 ]
@@ -33,6 +36,11 @@ home_option = click.option(
     help="Folder of experience, ledger and adapters. [LIMBECK_HOME, else the user's data folder]",
 )
 adapter_option = click.option("--adapter", "line", help="Name of the adapter. [the one that `adapter use` chose]")
+passphrase_option = click.option(
+    "--passphrase-file",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="File whose first line is the passphrase; - reads stdin. [LIMBECK_PASSPHRASE, else it is asked for]",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
@@ -62,6 +70,17 @@ def one_source(**paths: Path | None) -> None:
         raise click.UsageError(f"{' and '.join(given)} were given; choose one source")
 
 
+def passphrase(file: Path | None, *, confirm: bool) -> str:
+    """A passphrase from `file`, from LIMBECK_PASSPHRASE or typed; `confirm` has it typed twice."""
+    if file is None and (given := os.environ.get("LIMBECK_PASSPHRASE")):
+        return given
+    if file is None:
+        typed: str = click.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True)
+        return typed
+    text = sys.stdin.readline() if str(file) == "-" else file.read_text(encoding="utf-8").partition("\n")[0]
+    return text.rstrip("\r\n")
+
+
 def answer(facts: dict[str, Any], words: str, *, as_json: bool) -> None:
     """Print the answer on stdout, as JSON or as words."""
     click.echo(json.dumps(facts, ensure_ascii=False) if as_json else words)
@@ -77,8 +96,9 @@ def shown_progress() -> Iterator[Tell]:
         tasks: dict[str, Any] = {}
 
         def tell(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)
+            name = what.partition(",")[0]  # What follows a comma changes on the way, such as a loss.
+            if name not in tasks:
+                tasks[name] = bar.add_task(what, total=total)
+            bar.update(tasks[name], description=what, completed=done, total=total)
 
         yield tell

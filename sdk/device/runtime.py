@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from tokenizers.decoders import DecodeStream
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from sdk.bundle import Bundle
 from sdk.errors import BundleError, GenerationError, PromptTooLongError
+from sdk.packed import load_weights
 
 __all__ = ["Message", "Runtime"]
 
@@ -40,7 +40,7 @@ class Runtime:
 
     @classmethod
     def open(cls, bundle: Bundle) -> "Runtime":
-        """Load a bundle's checkpoint; the weights are mapped from the file, so this takes well under a second.
+        """Load a bundle's checkpoint; plain weights are mapped from the file, packed ones unpacked: within a second.
 
         Raises:
             BundleError: The checkpoint's files do not fit one another.
@@ -118,7 +118,7 @@ class Runtime:
 
 def _load_model(bundle: Bundle) -> LlamaForCausalLM:
     config = LlamaConfig(**json.loads((bundle.checkpoint / "config.json").read_bytes()))
-    weights: dict[str, Any] = load_file(bundle.checkpoint / "model.safetensors")
+    weights: dict[str, Any] = load_weights(bundle.checkpoint)
     if config.tie_word_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     with torch.device("meta"):  # Shapes only: the weights come from the file and need no random start.

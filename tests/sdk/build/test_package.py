@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sdk.build import package
-from sdk.build.package import make_base, save_checkpoint, smollm2_gguf
+from sdk.build.checkpoint import save_checkpoint
+from sdk.build.package import make_base, smollm2_gguf
 from sdk.build.probes import write_probes
 from sdk.bundle import Bundle
 from sdk.errors import BuildError, NoRoomError, TeacherError

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sdk.build import teacher
-from sdk.build.teacher import CHAT_CONTROLS, load_gguf
+from sdk.build.teachers import gguf_file
+from sdk.build.teachers.gguf_file import CHAT_CONTROLS, load_gguf
 from sdk.errors import TeacherError
 from tests.tiny import SENTENCES, tiny_gguf, tiny_tokenizer
 
@@ -35,7 +35,7 @@ def test_a_reader_that_forgets_the_order_of_rotary_rows_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = tiny_gguf(tmp_path / "tiny.gguf").state_dict()
-    monkeypatch.setattr(teacher, "_rotary_rows", lambda values, head_rows: values)
+    monkeypatch.setattr(gguf_file, "_rotary_rows", lambda values, head_rows: values)
     model, _ = load_gguf(tmp_path)
     wrong = {name for name, value in model.state_dict().items() if not torch.equal(value, written[name])}
     assert {name.split(".")[-2] for name in wrong} == {"q_proj", "k_proj"}
@@ -150,4 +150,4 @@ def test_fields_that_cannot_be_honoured_are_refused(
 
 def test_a_tensor_that_a_llama_has_not_is_refused_by_name() -> None:
     with pytest.raises(TeacherError, match=r"'blk\.0\.attn_q\.bias'"):
-        teacher._name("blk.0.attn_q.bias")
+        gguf_file._name("blk.0.attn_q.bias")

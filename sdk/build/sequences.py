@@ -1,0 +1,128 @@
+"""Files of text and of task items in, token sequences out, in one fixed order.
+
+A stretch of text counts at every position but its first; a task item counts at its answer only, because the student is
+to answer requests, not to write them.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from sdk.errors import PlanError
+
+__all__ = ["TokenSequence", "batches", "documents", "read_items", "read_texts", "task_sequence", "text_sequences"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSequence:
+    """One stretch of tokens that is learned as a whole."""
+
+    ids: tuple[int, ...]
+    """Student tokens; 2 or more."""
+    first: int
+    """Index of the first token that is predicted, ≥ 1; all after it are too."""
+
+    @property
+    def counted(self) -> int:
+        """Tokens that are predicted."""
+        return len(self.ids) - self.first
+
+
+def read_texts(files: Iterable[Path]) -> list[str]:
+    """The `text` of each line, shuffled once by content so that a prefix of them is a fair sample of all files.
+
+    Raises:
+        PlanError: A file that is missing or not of this form.
+    """
+    texts = [row["text"] for file in files for row in _rows(file, ("text",))]
+    Random(0).shuffle(texts)
+    return texts
+
+
+def read_items(files: Iterable[Path]) -> list[tuple[str, str]]:
+    """(prompt, answer) of each line, shuffled once.
+
+    Raises:
+        PlanError: A file that is missing or not of this form.
+    """
+    items = [(row["prompt"], row["answer"]) for file in files for row in _rows(file, ("prompt", "answer"))]
+    Random(0).shuffle(items)
+    return items
+
+
+def _rows(file: Path, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                row = json.loads(line)
+                if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in fields):
+                    raise PlanError(f"line {number} of {file} lacks a text under {' or '.join(fields)}; mend it")
+                yield row
+    except (OSError, ValueError) as cause:
+        raise PlanError(f"{file} cannot be read as JSON lines ({cause}); name another file in the plan") from cause
+
+
+def documents(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Iterator[list[int]]:
+    """Token ids of texts, one list each."""
+    for text in texts:
+        yield tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def text_sequences(
+    tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], *, length: int, tokens: int
+) -> list[TokenSequence]:
+    """Documents end to end, an end-of-text token before each, cut into stretches of `length` tokens.
+
+    Args:
+        tokenizer: The student's.
+        texts: Documents.
+        length: Tokens of a stretch, ≥ 2.
+        tokens: Stop after about so many; the last stretch that is not full is left out.
+    """
+    between = int(tokenizer.convert_tokens_to_ids("<|endoftext|>"))  # type: ignore[arg-type]
+    made: list[TokenSequence] = []
+    waiting: list[int] = []
+    for ids in documents(tokenizer, texts):
+        waiting += [between, *ids]
+        while len(waiting) >= length and len(made) * length < tokens:
+            made.append(TokenSequence(ids=tuple(waiting[:length]), first=1))
+            waiting = waiting[length:]
+        if len(made) * length >= tokens:
+            break
+    return made
+
+
+def task_sequence(tokenizer: PreTrainedTokenizerFast, prompt: str, answer: str, *, length: int) -> TokenSequence | None:
+    """One chat turn as the runtime asks for it; None where it is over `length` tokens."""
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+    )
+    before = tokenizer.backend_tokenizer.encode(asked, add_special_tokens=False).ids
+    after = tokenizer(answer, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    ids = (*before, *after, tokenizer.convert_tokens_to_ids("<|im_end|>"))
+    return TokenSequence(ids=ids, first=len(before)) if len(ids) <= length else None
+
+
+def batches(lengths: Sequence[int], *, tokens: int, seed: int) -> list[list[int]]:
+    """Indices of sequences in batches of about `tokens`, alike in length inside a batch, in shuffled order.
+
+    Args:
+        lengths: Tokens of each sequence.
+        tokens: Largest product of a batch's size and its longest sequence; a longer sequence stands alone.
+        seed: Decides the order, and who meets whom among equals.
+    """
+    random = Random(seed)
+    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], random.random()))
+    made: list[list[int]] = []
+    for index in order:
+        if made and (len(made[-1]) + 1) * lengths[index] <= tokens:
+            made[-1].append(index)
+        else:
+            made.append([index])
+    random.shuffle(made)
+    return made

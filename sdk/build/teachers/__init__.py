@@ -1,0 +1,1 @@
+"""Whatever can teach: weights, recorded probabilities or an endpoint, behind one protocol of three depths."""

@@ -1,0 +1,109 @@
+"""Nothing in, tiny students and their packages out; each package is converted once a run, about 6 CPU seconds."""
+
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from sdk.build.coreml.convert import Plan, Report, convert
+from sdk.build.coreml.layout import Cache
+from sdk.build.grid import Grid, packed8
+from sdk.build.package import save_checkpoint
+from tests.tiny import tiny_model, tiny_tokenizer
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+}
+PLAN = Plan(context=64, prefill_positions=8, adapter_layers=1, adapter_rank=4)
+
+
+def family(name: str) -> Any:
+    """A random model of a family other than Llama."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model: Any = {
+            "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
+            "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8)),
+            "phi3": lambda: Phi3ForCausalLM(Phi3Config(**SIZES, sliding_window=9, bos_token_id=1, eos_token_id=2)),
+            "gemma3": lambda: Gemma3ForCausalLM(
+                Gemma3TextConfig(
+                    **SIZES,
+                    head_dim=8,
+                    sliding_window=9,
+                    query_pre_attn_scalar=16,
+                    layer_types=["sliding_attention", "full_attention"],
+                )
+            ),
+            "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=2)),
+        }[name]()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, mean=0.0 if parameter.dim() > 1 else 1.0, std=0.15)
+    return model.eval().requires_grad_(False)
+
+
+def plain(folder: Path, *, layers: int = 2) -> Path:
+    """A tiny Llama's checkpoint."""
+    save_checkpoint(tiny_model(layers=layers), tiny_tokenizer(), folder)
+    return folder
+
+
+def packed(folder: Path, *, layers: int = 2) -> Path:
+    """The same in the form that ships: 4-bit maps, 8-bit embedding."""
+    plain(folder, layers=layers)
+    tensors = {}
+    for name, value in tiny_model(layers=layers).state_dict().items():
+        if name == "lm_head.weight":
+            continue
+        if value.dim() < 2:
+            tensors[name] = value.half()
+            continue
+        parts = packed8(value)[0] if "embed" in name else Grid.fitted(value).packed(value)
+        tensors |= {f"{name}.{part}": content for part, content in parts.items()}
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+@functools.cache
+def workshop() -> Path:
+    """One folder a run for what is expensive to make."""
+    folder = Path(tempfile.mkdtemp(prefix="limbeck-coreml-"))
+    import atexit
+
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@functools.cache
+def student(form: str) -> Path:
+    """A student's folder: `plain` or `packed`."""
+    return {"plain": plain, "packed": packed}[form](workshop() / form)
+
+
+@functools.cache
+def compiled(form: str, cache: Cache) -> Report:
+    """Its package, with room for an adapter in the last layer."""
+    plan = Plan(**{**PLAN.__dict__, "cache": cache})
+    return convert(student(form), workshop() / f"{form}-{cache.value}.mlpackage", plan)

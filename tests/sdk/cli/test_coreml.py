@@ -1,0 +1,53 @@
+"""From a student's folder to an answer of its package, by commands."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from sdk.build.coreml.layout import Cache
+from sdk.cli.build import build
+from sdk.errors import CompressionError, PackageError
+from tests.sdk.build.coreml.compiled import compiled, plain
+
+
+def asked(*command: str) -> str:
+    return CliRunner().invoke(build, list(command), catch_exceptions=False).stdout
+
+
+def test_compress_and_compile_say_what_they_made(tmp_path: Path) -> None:
+    student, small = plain(tmp_path / "student", layers=1), tmp_path / "small"
+    made = json.loads(asked("compress", str(student), "--scheme", "sparse-palette4", "--out", str(small), "--json"))
+    assert made["worst"] in made["errors"]
+    package = tmp_path / "x.mlpackage"
+    command = ["coreml", str(small), "--out", str(package), "--context", "32", "--prefill", "4", "--json"]
+    facts = json.loads(asked(*command, "--adapter-layers", "0"))
+    assert facts["encoded"] == 8  # Seven maps and the head.
+    assert facts["difference"] < 5e-3
+    assert (
+        json.loads(asked("execute", str(package), "--prompt", "the cat", "--tokens", "3", "--json"))["findings"] == []
+    )
+
+
+def test_execute_and_lint_answer_on_stdout() -> None:
+    package = str(compiled("packed", Cache.STATE).package)
+    facts = json.loads(asked("execute", package, "--prompt", "a", "--tokens", "4", "--precision", "declared", "--json"))
+    assert len(facts["tokens"]) <= 4
+    hits = json.loads(asked("lint", package, "--json"))
+    assert hits["standing"] == sum(not hit["reason"] and hit["severity"] != "note" for hit in hits["hits"])
+    assert "advice, not a measurement" in asked("lint", package)
+
+
+def test_strict_lint_and_an_unknown_scheme_refuse(tmp_path: Path) -> None:
+    package = str(compiled("packed", Cache.STATE).package)
+    refused = CliRunner().invoke(build, ["lint", package, "--strict"])
+    assert isinstance(refused.exception, PackageError)
+    student = plain(tmp_path / "student", layers=1)
+    refused = CliRunner().invoke(build, ["compress", str(student), "--scheme", "int3", "--out", str(tmp_path / "x")])
+    assert isinstance(refused.exception, CompressionError)
+
+
+def test_a_folder_that_is_no_package_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match=r"no \.mlpackage"):
+        CliRunner().invoke(build, ["execute", str(tmp_path), "--prompt", "a"], catch_exceptions=False)

@@ -24,7 +24,7 @@ from personalize.merge import merge
 from personalize.retention import AdmittedAdapter, Verdict
 from personalize.shelf import Shelf, count_gate_use, lines_of
 
-__all__ = ["Exchanged", "bring_in", "carry_over", "listed", "merge_lines", "send_out"]
+__all__ = ["Carried", "Exchanged", "bring_in", "carried_over", "carry_over", "listed", "merge_lines", "send_out"]
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, done, total)."""
@@ -57,6 +57,22 @@ class Exchanged:
         failed = ", ".join(leg.leg for leg in self.verdict.legs if not leg.passed) if self.verdict else ""
         why = self.facts.get("why") or f"it would have forgotten ({failed})"
         return f"{self.decision}: {why}; {self.line} is {self.adapter or 'the bare base'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Carried:
+    """An adapter on a new base, and what the gate said of it; not yet in use anywhere."""
+
+    admitted: AdmittedAdapter | None
+    """What the gate let through; None: the bare new base answers."""
+    name: str
+    """A name for it that no adapter of the home had."""
+    label: Mapping[str, Any]
+    """What it cost and proved."""
+    verdict: Verdict | None
+    """What the gate said; None where there was nothing to ask it."""
+    facts: Mapping[str, Any]
+    """What it was made of, or `why` there is none."""
 
 
 def listed(home: Home) -> list[dict[str, Any]]:
@@ -187,31 +203,55 @@ def carry_over(
     """
     with home.lock():
         shelf = Shelf(home, line)
-        adapter, label = shelf.load(base_digest=old.digest), shelf.label()
-        if adapter is None or label is None:
-            raise AdapterError(f"adapter {shelf.name} has learned nothing yet, so there is nothing to migrate")
-        if not migration.same_tokenizer(old.tokenizer, new.tokenizer):
-            shelf.put_bare()
-            why = "the new base cuts text into other tokens, so nothing carries over; learn again"
-            return Exchanged(line=shelf.name, adapter=None, decision="dropped", verdict=None, facts={"why": why})
-        made = migration.migrate(_side(old), _side(new), adapter, new.rehearsal, plan=plan, progress=progress)
-        facts = {
-            "way": made.decision,
-            "kept": made.kept,
-            "kept_untrained": made.kept_untrained,
-            "shift_nats": made.shift_nats,
-            "positions": made.positions,
-            "own_gain": "not measured: a migration reads no private text",
-        }
-        rest = {name: value for name, value in label.items() if name not in ("format", "adapter")}
-        said = {"carried": [], **rest, "migration": {**facts, "from_base": old.digest, "from_adapter": shelf.in_use}}
-        outcome = _offered(home, new, shelf, made.adapter, "migrated", said, facts, progress)
-        if outcome.decision == "admitted":
-            return outcome
-        shelf.put_bare()  # The old adapter fits no base that is here, so it cannot stay in use.
+        made = carried_over(home, old, new, shelf, plan=plan, progress=progress)
+        if made.admitted:
+            shelf.put(made.admitted, made.name, made.label)
+        else:
+            shelf.put_bare()  # The old adapter fits no base that is here, so it cannot stay in use.
         return Exchanged(
-            line=shelf.name, adapter=None, decision="dropped", verdict=outcome.verdict, facts=outcome.facts
+            line=shelf.name,
+            adapter=shelf.in_use,
+            decision="admitted" if made.admitted else "dropped",
+            verdict=made.verdict,
+            facts=made.facts,
         )
+
+
+def carried_over(
+    home: Home,
+    old: Base,
+    new: Base,
+    shelf: Shelf,
+    *,
+    plan: migration.MigrationPlan | None = None,
+    progress: Progress = lambda phase, done, total: None,
+) -> Carried:
+    """What `carry_over` would put in use on a line; nothing is changed but the count of the gate. Hold the home's lock.
+
+    Raises:
+        AdapterError, BaseMismatchError, TrainingError: Nothing changed.
+    """
+    adapter, label = shelf.load(base_digest=old.digest), shelf.label()
+    if adapter is None or label is None:
+        raise AdapterError(f"adapter {shelf.name} has learned nothing yet, so there is nothing to migrate")
+    if not migration.same_tokenizer(old.tokenizer, new.tokenizer):
+        why = "the new base cuts text into other tokens, so nothing carries over; learn again"
+        return Carried(admitted=None, name="", label={}, verdict=None, facts={"why": why})
+    made = migration.migrate(_side(old), _side(new), adapter, new.rehearsal, plan=plan, progress=progress)
+    facts = {
+        "way": made.decision,
+        "kept": made.kept,
+        "kept_untrained": made.kept_untrained,
+        "shift_nats": made.shift_nats,
+        "positions": made.positions,
+        "own_gain": "not measured: a migration reads no private text",
+    }
+    home.free_disk_check(NEEDED_BYTES)
+    verdict, admitted = _gated(home, new, made.adapter, progress)
+    rest = {name: value for name, value in label.items() if name not in ("format", "adapter")}
+    said = {"carried": [], **rest, "migration": {**facts, "from_base": old.digest, "from_adapter": shelf.in_use}}
+    said |= {"before": shelf.in_use, "gate": _said(verdict)}
+    return Carried(admitted=admitted, name=_new_name("migrated"), label=said, verdict=verdict, facts=facts)
 
 
 def _side(base: Base) -> migration.Side:
@@ -249,8 +289,7 @@ def _offered(
     home.free_disk_check(NEEDED_BYTES)
     verdict, admitted = _gated(home, base, candidate, progress)
     if admitted:
-        name = f"{kind}-{secrets.token_hex(6)}"  # Never a name that an adapter of this home had before.
-        shelf.put(admitted, name, {"before": shelf.in_use, **label, "gate": _said(verdict)})
+        shelf.put(admitted, _new_name(kind), {"before": shelf.in_use, **label, "gate": _said(verdict)})
     return Exchanged(
         line=shelf.name,
         adapter=shelf.in_use,
@@ -277,6 +316,11 @@ def _gated(home: Home, base: Base, candidate: Adapter, progress: Progress) -> tu
         look=nights + count_gate_use(home),
         progress=lambda alpha: progress("checking", retention.ALPHAS.index(alpha), len(retention.ALPHAS)),
     )
+
+
+def _new_name(kind: str) -> str:
+    """A name that no adapter of this home had before."""
+    return f"{kind}-{secrets.token_hex(6)}"
 
 
 def _said(verdict: Verdict | None) -> dict[str, Any]:

@@ -45,6 +45,8 @@ REHEARSAL = "rehearsal.jsonl"
 
 SHIPPED = Path(__file__).parent / "base"  # The student that an installation may carry.
 
+INSTALLED = "current/base"  # In a home: `current` points to the active slot.
+
 MAX_MANIFEST_BYTES = 256 * 1024  # Refused before parsing: a manifest is a few KB even with a compiled model inside.
 MAX_LINES_FILE_BYTES = 64 * 1024 * 1024  # Probes and rehearsal are read whole; ours are under 1 MB.
 HASH_CHUNK_BYTES = 1024 * 1024  # Bounds the memory of a digest; weights are hundreds of MB.
@@ -88,6 +90,11 @@ class Manifest:
         """Digest over BASE_FILES, "sha256:…": an adapter fits a base exactly when these agree."""
         lines = "".join(f"{self.files[path].sha256}  {path}\n" for path in BASE_FILES)
         return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """Digest of the whole bundle, "sha256:…": that of the manifest, which holds those of all files."""
+        return "sha256:" + hashlib.sha256(self.to_json()).hexdigest()
 
     def to_json(self) -> bytes:
         """The manifest as it stands on disk: UTF-8 JSON, keys in a fixed order, one final newline."""
@@ -254,7 +261,22 @@ def cache_folder() -> Path:
     return Path(chosen) if chosen else platformdirs.user_cache_path("limbeck", appauthor=False)
 
 
-def chosen_bundle() -> Bundle | None:
+def installed_bundle(home: Path | None = None) -> Bundle | None:
+    """The bundle of the active slot of a home, where a signed update was installed; else None.
+
+    Args:
+        home: The home's folder; default: LIMBECK_HOME, else the user's data folder.
+
+    Raises:
+        BundleError: It is damaged.
+    """
+    chosen = home or os.environ.get("LIMBECK_HOME") or platformdirs.user_data_path("limbeck", appauthor=False)
+    active = Path(chosen).expanduser() / INSTALLED
+    # Resolved: who opened a bundle keeps it while an update lets `current` point elsewhere.
+    return Bundle.open(active.resolve()) if (active / MANIFEST).exists() else None
+
+
+def shipped_bundle() -> Bundle | None:
     """The bundle in the folder LIMBECK_BASE, else the shipped student; None where there is neither.
 
     Raises:
@@ -265,14 +287,41 @@ def chosen_bundle() -> Bundle | None:
     return Bundle.open(SHIPPED) if (SHIPPED / MANIFEST).exists() else None
 
 
-def default_bundle() -> Bundle:
-    """The bundle in the folder LIMBECK_BASE, else the shipped student, else the base built into the cache.
+def factory_bundle() -> Bundle | None:
+    """The base without any update: what `shipped_bundle` gives, else the one in the cache, else None.
+
+    Raises:
+        BundleError: It is damaged.
+    """
+    built = cache_folder() / "base"
+    return shipped_bundle() or (Bundle.open(built) if (built / MANIFEST).exists() else None)
+
+
+def chosen_bundle(home: Path | None = None) -> Bundle | None:
+    """The bundle in the folder LIMBECK_BASE, else the installed update, else the shipped student; None without any.
+
+    Args:
+        home: Where updates are installed; see installed_bundle.
+
+    Raises:
+        BundleError: It is damaged, or LIMBECK_BASE names no bundle.
+    """
+    if os.environ.get("LIMBECK_BASE"):
+        return shipped_bundle()
+    return installed_bundle(home) or shipped_bundle()
+
+
+def default_bundle(home: Path | None = None) -> Bundle:
+    """What `chosen_bundle` gives, else the base built into the cache.
+
+    Args:
+        home: Where updates are installed; see installed_bundle.
 
     Raises:
         NoBaseError: None of them is there.
         BundleError: One is there and is damaged.
     """
-    if bundle := chosen_bundle():
+    if bundle := chosen_bundle(home):
         return bundle
     built = cache_folder() / "base"
     if (built / MANIFEST).exists():

@@ -1,24 +1,26 @@
 """The commands for adapters: which there are, which answers, sums of them, other devices, a new base."""
 
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sdk.cli.options import Tell, adapter_option, answer, home_option, json_option, shown_progress
+from sdk.cli.options import (
+    Tell,
+    adapter_option,
+    answer,
+    home_option,
+    json_option,
+    passphrase,
+    passphrase_option,
+    shown_progress,
+)
 
 if TYPE_CHECKING:
     from personalize.learner import Base
 
 __all__ = ["adapter"]
 
-passphrase_option = click.option(
-    "--passphrase-file",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help="File whose first line is the passphrase; - reads stdin. [LIMBECK_PASSPHRASE, else it is asked for]",
-)
 base_option = click.option(
     "--base",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
@@ -118,7 +120,7 @@ def merge(
 
     place = Home.open(home)
     with shown_progress() as tell:
-        made = merge_lines(place, _base(base, tell), weights, into=into, rank=rank, exact=exact, progress=tell)
+        made = merge_lines(place, _base(base, tell, home), weights, into=into, rank=rank, exact=exact, progress=tell)
     lost = f"; rank {made.facts['rank']} holds all but {made.facts['lost']:.1%} of the sum"
     answer(made.to_dict(), made.summary() + lost, as_json=as_json)
 
@@ -157,8 +159,8 @@ def export(
     from personalize.exchange import send_out
     from sdk.bundle import Bundle, default_bundle
 
-    place, bundle = Home.open(home), Bundle.open(base) if base else default_bundle()
-    secret = _passphrase(passphrase_file, confirm=True)
+    place, bundle = Home.open(home), Bundle.open(base) if base else default_bundle(home)
+    secret = passphrase(passphrase_file, confirm=True)
     sent = send_out(place, file, base_digest=bundle.base_digest, passphrase=secret, line=line)
     answer(sent, f"wrote {sent['in_use']} to {file}; without the passphrase nobody can open it", as_json=as_json)
 
@@ -184,11 +186,11 @@ def importing(
     from personalize.parcel import header_of
     from sdk.bundle import Bundle, default_bundle
 
-    place, bundle = Home.open(home), Bundle.open(base) if base else default_bundle()
+    place, bundle = Home.open(home), Bundle.open(base) if base else default_bundle(home)
     header_of(file, base_digest=bundle.base_digest)  # What can be refused is refused before anything is typed.
-    secret = _passphrase(passphrase_file, confirm=False)
+    secret = passphrase(passphrase_file, confirm=False)
     with shown_progress() as tell:
-        made = bring_in(place, _base(base, tell), file, passphrase=secret, into=line, progress=tell)
+        made = bring_in(place, _base(base, tell, home), file, passphrase=secret, into=line, progress=tell)
     answer(made.to_dict(), made.summary(), as_json=as_json)
 
 
@@ -213,7 +215,7 @@ def migrate(old: Path, line: str | None, base: Path | None, home: Path | None, a
 
     place = Home.open(home)
     with shown_progress() as tell:
-        made = carry_over(place, base_of(Bundle.open(old)), _base(base, tell), line=line, progress=tell)
+        made = carry_over(place, base_of(Bundle.open(old)), _base(base, tell, home), line=line, progress=tell)
     kept = ""
     if "kept" in made.facts:
         kept = (
@@ -222,7 +224,7 @@ def migrate(old: Path, line: str | None, base: Path | None, home: Path | None, a
     answer(made.to_dict(), made.summary() + kept, as_json=as_json)
 
 
-def _base(folder: Path | None, tell: Tell) -> "Base":
+def _base(folder: Path | None, tell: Tell, home: Path | None) -> "Base":
     """A loaded base: the one in `folder`, else the default one, built into the cache if it is missing."""
     from sdk.build.package import open_base
     from sdk.bundle import Bundle
@@ -230,14 +232,4 @@ def _base(folder: Path | None, tell: Tell) -> "Base":
 
     if folder:
         return base_of(Bundle.open(folder))
-    return base_of(open_base(progress=lambda step, done: tell(step, round(100 * done), 100)))
-
-
-def _passphrase(file: Path | None, *, confirm: bool) -> str:
-    if file is None and (given := os.environ.get("LIMBECK_PASSPHRASE")):
-        return given
-    if file is None:
-        typed: str = click.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True)
-        return typed
-    text = sys.stdin.readline() if str(file) == "-" else file.read_text(encoding="utf-8").partition("\n")[0]
-    return text.rstrip("\r\n")
+    return base_of(open_base(lambda step, done: tell(step, round(100 * done), 100), home=home))

@@ -9,8 +9,10 @@ from privacy.errors import PrivacyError
 from sdk.cli.adapter import adapter
 from sdk.cli.build import build
 from sdk.cli.demo import demo
+from sdk.cli.device import device
 from sdk.cli.person import ask, forget, learn, remember, status
 from sdk.cli.privacy import privacy
+from sdk.cli.release import release
 from sdk.errors import SdkError
 
 __all__ = ["cli", "main"]
@@ -22,7 +24,7 @@ def cli() -> None:
     """Learn from one person on their own device: private, gated, reversible."""
 
 
-for command in (demo, remember, forget, learn, ask, status, adapter, privacy, build):
+for command in (demo, remember, forget, learn, ask, status, adapter, privacy, build, release, device):
     cli.add_command(command)
 
 
@@ -48,3 +50,7 @@ def main() -> None:
 def _refuse(message: str, *, code: int = 1) -> None:
     click.echo(f"limbeck: {message}", err=True)
     sys.exit(code)
+
+
+if __name__ == "__main__":  # For torchrun, which starts modules: torchrun … -m sdk.cli.app build distill …
+    main()

@@ -134,7 +134,7 @@ def _learned_again(learner: "Learner") -> dict[str, Any]:
     from sdk.device.night import base_of, plan_of
 
     with shown_progress() as tell, stop_when_asked() as asked:
-        learner.base = base_of(_bundle(tell))
+        learner.base = base_of(_bundle(tell, learner.home.path))
         try:
             promised = learner.ledger.budget().unit
             plan = plan_of(learner.base, records=learner.public_count(promised)).for_unit(promised)
@@ -196,7 +196,7 @@ def learn(
     allowed = NightPolicy().changed(policy)
     place = Home.open(home)
     with shown_progress() as tell, stop_when_asked() as asked:
-        base = base_of(_bundle(tell), pack=pack)
+        base = base_of(_bundle(tell, home), pack=pack)
         learner = Learner(place, base, adapter=line)
         try:
             records = learner.public_count(Unit(unit))
@@ -216,10 +216,10 @@ def learn(
     answer({"ran": True} | made.to_dict(), made.summary(), as_json=as_json)
 
 
-def _bundle(tell: Tell) -> "Bundle":
+def _bundle(tell: Tell, home: Path | None) -> "Bundle":
     from sdk.build.package import open_base
 
-    return open_base(progress=lambda step, done: tell(step, round(100 * done), 100))
+    return open_base(lambda step, done: tell(step, round(100 * done), 100), home=home)
 
 
 @click.command()
@@ -241,7 +241,7 @@ def ask(
     if prompt == "-":
         prompt = sys.stdin.read()
     with shown_progress() as tell:
-        assistant = Assistant.open(home, bundle=_bundle(tell), adapter=not bare, line=line)
+        assistant = Assistant.open(home, bundle=_bundle(tell, home), adapter=not bare, line=line)
     pieces: list[str] = []
     for piece in assistant.stream(prompt, max_new_tokens=tokens, temperature=temperature):
         pieces.append(piece)

@@ -19,6 +19,7 @@ from privacy import Unit
 from sdk.bundle import Bundle, default_bundle
 from sdk.device.night import base_of, plan_of
 from sdk.device.runtime import Runtime
+from sdk.device.slots import lease
 
 __all__ = ["Assistant"]
 
@@ -37,6 +38,7 @@ class Assistant:
         """
         self._runtime, self._home, self._wanted, self._line = runtime, home, adapter, line
         self.adapter_name: str | None = None
+        self._lease = lease(runtime.bundle)  # While this assistant lives, no update overwrites the slot it reads.
         self._attached = ExitStack()
         self._reload()
 
@@ -53,7 +55,7 @@ class Assistant:
 
         Args:
             home: The home's folder; default: LIMBECK_HOME, else the user's data folder.
-            bundle: The base; default: the shipped one, else the one in the cache.
+            bundle: The base; default: an installed update, else the shipped one, else the one in the cache.
             adapter: False answers with the bare base.
             line: Name of one of the home's adapters, for answers and for `learn`; None is the one that was chosen last.
 
@@ -61,7 +63,7 @@ class Assistant:
             NoBaseError: There is no base on this machine yet; `limbeck build base` makes one.
             BaseMismatchError: The adapter in use was learned on another base.
         """
-        return cls(Runtime.open(bundle or default_bundle()), Home.open(home), adapter=adapter, line=line)
+        return cls(Runtime.open(bundle or default_bundle(home)), Home.open(home), adapter=adapter, line=line)
 
     def respond(self, prompt: str, *, max_new_tokens: int = 128, temperature: float = 0.0) -> str:
         """The whole answer to a prompt; arguments and errors as `stream`."""

@@ -306,6 +306,7 @@ def test_without_a_base_the_error_names_the_command_that_makes_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path))
+    monkeypatch.setattr("sdk.bundle.SHIPPED", tmp_path / "none")
     with pytest.raises(NoBaseError, match="`limbeck build base`"):
         default_bundle()
 
@@ -314,6 +315,7 @@ def test_the_default_bundle_is_the_one_in_the_cache(tmp_path: Path, monkeypatch:
     built = tiny_bundle(tmp_path)
     built.folder.rename(tmp_path / "base")
     monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path))
+    monkeypatch.setattr("sdk.bundle.SHIPPED", tmp_path / "none")
     assert default_bundle().base_digest == built.base_digest
 
 

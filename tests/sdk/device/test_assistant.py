@@ -78,6 +78,7 @@ def test_two_streams_read_in_turns_say_what_each_says_alone(tmp_path: Path, monk
     assert assistant.respond("the cat", max_new_tokens=8) == alone[0]
 
 
-def test_without_a_base_it_says_how_to_make_one(tmp_path: Path) -> None:
+def test_without_a_base_it_says_how_to_make_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdk.bundle.SHIPPED", tmp_path / "none")
     with pytest.raises(NoBaseError, match="limbeck build base"):
         Assistant.open(Home.open(tmp_path / "home").path)

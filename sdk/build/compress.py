@@ -217,17 +217,20 @@ def _threshold(sizes: Tensor) -> float:
 
 
 def _palette(values: Tensor, entries: int) -> Tensor:
-    """Ascending centres of one-dimensional k-means, by Lloyd's algorithm from quantiles, in float32.
+    """Ascending centres of one-dimensional k-means, by Lloyd's algorithm, in float32.
 
-    A float16 weight has few distinct values, so it runs over these with their counts.
+    A float16 weight has few distinct values, so it runs over these with their counts. It begins where the best centres
+    of a smooth density lie, spaced by its cube root (Panter and Dite 1951); from quantiles, tails take 200 rounds.
     """
     points, counts = torch.unique(values, return_counts=True)
     weight = counts.double()
     reach, mass = torch.cumsum(points.double() * weight, 0), torch.cumsum(weight, 0)
     zero = torch.zeros(1, dtype=torch.float64)
     reach, mass = torch.cat((zero, reach)), torch.cat((zero, mass))
-    at = (torch.arange(entries, dtype=torch.float64) + 0.5) / entries * mass[-1]
-    centres = points.double()[torch.searchsorted(mass[1:], at).clamp(max=len(points) - 1)]
+    gaps = torch.cat((points.double().diff(), torch.zeros(1, dtype=torch.float64)))
+    root = torch.cumsum(weight ** (1 / 3) * gaps ** (2 / 3), 0)  # Density is count / gap.
+    at = (torch.arange(entries, dtype=torch.float64) + 0.5) / entries * root[-1]
+    centres = points.double()[torch.searchsorted(root, at).clamp(max=len(points) - 1)]
     for _ in range(ROUNDS):
         edges = torch.searchsorted(points.double(), (centres[1:] + centres[:-1]) / 2)
         bounds = torch.cat((torch.zeros(1, dtype=torch.long), edges, torch.tensor([len(points)])))

@@ -4,8 +4,8 @@
     teacher, forward:               2 × parameters FLOPs a token, once, or in each pass where nothing is kept
     hours = FLOPs / (GPUs × peak × utilisation) / availability
 
-Attention over the context is left out: at 2,048 tokens it adds about 6 % to a 3B model. Where a figure is from stands
-in docs/scale.md; nothing here was run on a GPU.
+Utilisation here is tokens × 6 × parameters over the peak, so what attention over the context costs is inside it. Where
+a figure is from stands in docs/scale.md; nothing here was run on a GPU.
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ class Cluster:
     """Number of GPUs, ≥ 1."""
     peak: float = 989e12
     """FLOPs a second of one GPU in bfloat16, dense."""
-    training_utilisation: float = 0.408
+    training_utilisation: float = 0.362
     """Share of the peak that training the student reaches, in (0, 1]."""
-    reading_utilisation: float = 0.4257
+    reading_utilisation: float = 0.409
     """Share of the peak that the teacher's forward pass reaches, in (0, 1]."""
     availability: float = 0.9
     """Share of the time that is neither restart nor repair, in (0, 1]."""

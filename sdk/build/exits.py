@@ -9,18 +9,23 @@ lacks keys and values there for the tokens that follow; what it does about that 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from sdk.build.checkpoint import open_checkpoint
 from sdk.build.losses import forward_kl
+from sdk.build.sequences import read_texts, text_sequences
 from sdk.errors import BuildError
 
-__all__ = ["EarlyExit", "Looks", "early_exit", "look"]
+__all__ = ["EarlyExit", "Looks", "early_exit", "exit_table", "look"]
 
 CHUNK = 256  # Positions that meet the head at once.
+SEQUENCE = 256  # Tokens of a stretch that is read.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +138,33 @@ def early_exit(looks: Looks, *, agreement: float) -> EarlyExit:
         leaving=tuple(leaving.tolist()),
         layers_run=float(run),
     )
+
+
+def exit_table(folder: Path, text: Path, *, tokens: int, agreements: Sequence[float]) -> dict[str, Any]:
+    """Measure a model's exits on a file of text.
+
+    Args:
+        folder: A checkpoint, packed or plain.
+        text: JSON lines with `text`.
+        tokens: Read at most so many.
+        agreements: Levels to fit a threshold for, each in (0, 1).
+
+    Returns:
+        `positions`, `layers` (a list of layer, agreement, kl) and `exits` (a list of EarlyExit as dictionaries).
+
+    Raises:
+        BuildError: The text is shorter than one stretch, or cannot be read.
+        BundleError: The folder is no checkpoint.
+    """
+    model, tokenizer = open_checkpoint(folder)
+    stretches = text_sequences(tokenizer, read_texts([text]), length=SEQUENCE, tokens=tokens)
+    looks = look(model, (torch.tensor([one.ids]) for one in stretches))
+    rows = zip(looks.layers, looks.agreement.tolist(), looks.kl.tolist(), strict=True)
+    return {
+        "positions": looks.confidence.shape[1],
+        "layers": [{"layer": layer, "agreement": agreement, "kl": kl} for layer, agreement, kl in rows],
+        "exits": [asdict(early_exit(looks, agreement=wanted)) for wanted in agreements],
+    }
 
 
 def _threshold(confidence: Tensor, agrees: Tensor, agreement: float) -> float:

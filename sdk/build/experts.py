@@ -12,15 +12,17 @@ equal copies add up to the dense layer.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
+from sdk.build.checkpoint import open_checkpoint
 from sdk.errors import BuildError
 
-__all__ = ["ExpertsPlan", "active_parameters", "balancing_loss", "expert_shares", "upcycle"]
+__all__ = ["ExpertsPlan", "active_parameters", "balancing_loss", "expert_shares", "upcycle", "upcycle_folder"]
 
 SHARED_FIELDS = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
@@ -105,6 +107,26 @@ def upcycle(dense: LlamaForCausalLM, plan: ExpertsPlan) -> MixtralForCausalLM:
         _fill(thick.mlp, thin.mlp, plan, random)
     torch.nn.Module.train(sparse, dense.training)
     return sparse
+
+
+def upcycle_folder(folder: Path, out: Path, plan: ExpertsPlan) -> dict[str, int]:
+    """Read a student, make experts of it, and write a plain Hugging Face folder.
+
+    Returns:
+        `experts` and `chosen` of a layer, `active` and `held` parameters.
+
+    Raises:
+        BuildError: `out` exists, or the student cannot be cut; nothing was written.
+        BundleError: The folder is no checkpoint.
+    """
+    if out.exists():
+        raise BuildError(f"{out} exists; name another folder or remove it")
+    dense, tokenizer = open_checkpoint(folder)
+    sparse = upcycle(dense, plan)
+    sparse.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    held = sum(weights.numel() for weights in sparse.parameters())
+    return {"experts": plan.experts, "chosen": plan.chosen, "active": active_parameters(sparse), "held": held}
 
 
 def _fill(sparse: Any, dense: Any, plan: ExpertsPlan, random: torch.Generator) -> None:

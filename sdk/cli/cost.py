@@ -44,8 +44,8 @@ def cost(
         made = cost_of(job, cluster)
         facts.append({"tokens": job.tokens, "days": made.days, **asdict(made)})
         rows.append(
-            f"| {count:,g} | {made.teacher_hours:,.0f} | {made.student_hours:,.0f} | {made.days:,.1f} | {made.gpu_hours:,.0f} "
-            f"| {made.dollars:,.0f} | {made.megawatt_hours:,.1f} | {made.terabytes:,.1f} |"
+            f"| {count:,g} | {made.teacher_hours:,.0f} | {made.student_hours:,.0f} | {made.days:,.1f} "
+            f"| {made.gpu_hours:,.0f} | {made.dollars:,.0f} | {made.megawatt_hours:,.1f} | {made.terabytes:,.1f} |"
         )
     head = "| billion tokens | teacher h | student h | days | GPU h | US $ | MWh | TB kept |\n" + "|" + " ---: |" * 8
     answer({"rows": facts}, "\n".join([head, *rows]), as_json=as_json)

@@ -1,5 +1,6 @@
 """The commands that make a student: a plan to begin with, the distillation, the bundle."""
 
+import json
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,11 +15,13 @@ FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 @click.command()
-def plan() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print it on one line.")
+def plan(as_json: bool) -> None:
     """Print a plan file with every field at its default."""
     from sdk.build.plan import BuildPlan
 
-    click.echo(BuildPlan().to_json(), nl=False)
+    text = BuildPlan().to_json()
+    click.echo(json.dumps(json.loads(text)) if as_json else text.rstrip("\n"))
 
 
 @click.command()

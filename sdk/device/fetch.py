@@ -99,6 +99,12 @@ class WebServer(FetcherInterface):
             raise DownloadError("the server sends another range than was asked for")
         return (start if partly else 0), self._pieces(answer)
 
+    def close(self) -> None:
+        """Close every connection; the next request opens one again."""
+        if self._pool is not None:
+            self._pool.clear()
+            self._pool = None
+
     def _fetch(self, url: str) -> Iterator[bytes]:
         return self.open_at(url, 0)[1]
 
@@ -153,6 +159,9 @@ class CarriedFile(FetcherInterface):
             raise AlteredError(f"{self._file.name} holds {member.name!r:.80}, which no release holds; get it again")
         if len(self._places) >= MAX_MEMBERS:
             raise AlteredError(f"{self._file.name} holds over {MAX_MEMBERS} files; get it again")
+
+    def close(self) -> None:
+        """Nothing is open between two pieces."""
 
     def open_at(self, url: str, start: int) -> tuple[int, Iterator[bytes]]:
         """See Fetcher."""

@@ -138,7 +138,8 @@ class Updates:
         """
         with self.slots.alone():
             self.slots.settle()
-            choice = self._look(force=force, carried=carried)[2]
+            repository, _, choice = self._look(force=force, carried=carried)
+            repository.close()
         did = "can install" if choice.release or choice.why == "leave" else "nothing"
         return self._outcome(did, choice, choice.words)
 
@@ -178,7 +179,10 @@ class Updates:
                 budget_mb=self._policy.disk_megabytes,
                 progress=progress,
             )
-            run.to_the_end()
+            try:
+                run.to_the_end()
+            finally:
+                repository.close()
             return self._outcome("installed", choice, run.words(), run)
 
     def rollback(self) -> Outcome:
@@ -236,7 +240,11 @@ class Updates:
             patience=self._patience,
             disk=self.disk,
         )
-        catalogue = repository.catalogue()
+        try:
+            catalogue = repository.catalogue()
+        except UpdateError:
+            repository.close()
+            raise
         if catalogue.kind != "base":
             raise UpdateError(f"{catalogue.name} is an adapter; `limbeck adapter import` takes those, slots hold bases")
         moment = self._clock()

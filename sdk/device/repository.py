@@ -168,6 +168,10 @@ class Repository:
             progress=progress,
         )
 
+    def close(self) -> None:
+        """Close the connections to the server."""
+        self._fetcher.close()
+
     def size(self, sha256: str) -> int:
         """Signed length of a file of the channel, in bytes."""
         return int(self._target(sha256).length)

@@ -23,7 +23,7 @@ from personalize.errors import BaseMismatchError
 from personalize.home import Home
 from sdk.bundle import Bundle
 from sdk.catalogue import Health, Rollout
-from sdk.device import repository as repositories
+from sdk.device import fetch
 from sdk.device.health import examine
 from sdk.device.install import Updates
 from sdk.device.night import base_of
@@ -42,6 +42,7 @@ from sdk.errors import (
     UpdateBusyError,
     UpdateError,
 )
+from sdk.patch import rebuild
 from sdk.release.delta import make_delta
 from tests.forked import needs_fork, run_forked
 from tests.served import Served, device, digest, numbers_bundle, served
@@ -257,7 +258,7 @@ def test_a_trickle_goes_on_for_ever_without_a_least_rate(
 ) -> None:
     """The mutant: patience without a least rate endures the whole trickle; only the end of the data stops it."""
     repository.faults["timestamp.json"] = trickle
-    patience = repositories.Patience(seconds=9, grace_seconds=0.0, bytes_per_second=0.0, pause_seconds=0.001)
+    patience = fetch.Patience(seconds=9, grace_seconds=0.0, bytes_per_second=0.0, pause_seconds=0.001)
     with pytest.raises(ServerError) as ended:
         device(tmp_path / "other", repository, bundles[0], patience=patience).install()
     assert type(ended.value) is ServerError
@@ -312,11 +313,9 @@ def test_without_the_fall_back_a_bad_delta_would_stop_the_update(
     from sdk.device.run import Run
 
     def rebuild_only(run: Run) -> None:
-        run.slots.stage(run._content, run_patches(run))
-
-    def run_patches(run: Run) -> Iterator[tuple[str, Iterator[bytes]]]:
-        raise PatchError("as the decoder says")
-        yield
+        assert run._delta is not None
+        assert run._old is not None
+        run.slots.stage(run._content, rebuild(run._downloads / run._delta, run._old, run._manifest))
 
     with_delta(repository, bundles, bytes(300))
     monkeypatch.setattr(Run, "_rebuild", rebuild_only)
@@ -538,7 +537,7 @@ def test_a_name_in_a_header_would_be_seen(
     """The mutant of the test above."""
     seen = set()
     for number in range(2):
-        monkeypatch.setitem(repositories.WebServer.open_at.__globals__["HEADERS"], "X-Device", str(number))
+        monkeypatch.setitem(fetch.HEADERS, "X-Device", str(number))
         updates = device(tmp_path / f"home {number}", repository, bundles[0])
         repository.requests.clear()
         updates.install()

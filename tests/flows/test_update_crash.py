@@ -204,7 +204,7 @@ def test_a_disk_that_fails_at_any_step_leaves_the_old_or_the_new_bundle_and_a_re
 def test_a_kill_at_any_step_leaves_the_old_or_the_new_bundle_and_a_retry_succeeds(world: World) -> None:
     for at in range(5, steps_of_an_install(world) + 1, STRIDE):
         world.restore(world.before)
-        assert run_forked(lambda at=at: world.updates(FailingDisk(at, kill_myself)).install()) == KILLED
+        assert run_forked(world.updates(FailingDisk(at, kill_myself)).install) == KILLED
         assert world.version() in {"1", "2"}, f"after a kill at step {at}"
         world.updates().install()
         assert world.version() == "2", f"after a kill at step {at}"

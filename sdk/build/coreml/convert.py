@@ -31,7 +31,7 @@ from sdk.build.coreml.program import EXTRAS, Name, Package
 from sdk.build.coreml.student import Student
 from sdk.errors import ConversionError
 
-__all__ = ["Plan", "Report", "convert"]
+__all__ = ["Plan", "Report", "convert", "encode", "saved"]
 
 Tell = Callable[[str, int, int], None]
 """Told (what is done now, done, total)."""
@@ -95,18 +95,18 @@ def convert(student: Path, out: Path, plan: Plan | None = None, *, progress: Tel
     tell("read the student", 0, 6)
     opened = Student.open(student)
     parts = parts_of(opened.model)
-    encodings = encodings_of(opened.folder)
+    encoded = _on_grid(parts, encodings_of(opened.folder))
     decoders = _laid_out(parts, plan)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".coreml-") as work, quiet():
-        pieces, lines, encoded = {}, {}, 0
+        pieces, lines = {}, {}
         for at, (name, decoder) in enumerate(decoders.items()):
             tell(f"convert {name}", 1 + at, 6)
             trace = _traced(decoder)
             lines[name] = _lines(trace)
             program = _program(trace, decoder)
-            encoded = _encode(program, parts, encodings)
+            encode(program, encoded)
             pieces[name] = Path(work) / f"{name}.mlpackage"
-            _saved(program, pieces[name])
+            saved(program, pieces[name])
         tell("join the functions", 3, 6)
         staged = Path(work) / out.name
         _join(pieces, staged)
@@ -123,7 +123,7 @@ def convert(student: Path, out: Path, plan: Plan | None = None, *, progress: Tel
         package=out,
         bytes=sum(file.stat().st_size for file in out.rglob("*") if file.is_file()),
         operations={name: _work(package, name) for name in decoders},
-        encoded=encoded,
+        encoded=len(encoded),
         difference=difference,
         contract=contract,
     )
@@ -188,23 +188,30 @@ def _weights(parts: Parts) -> dict[str, Weight]:
     return found
 
 
-def _encode(program: Any, parts: Parts, encodings: Mapping[str, Encoded]) -> int:
-    """Put compressed weights in place of the dense ones; returns how many."""
-    if not encodings:
-        return 0
+def _on_grid(parts: Parts, encodings: Mapping[str, Encoded]) -> dict[str, Encoded]:
+    """Name of each compressed constant in a program to its codes.
+
+    Raises:
+        ConversionError: A weight is not what its codes say.
+    """
+    found = {}
+    for name, weight in _weights(parts).items():
+        if weight.tensor in encodings:
+            found[name] = encodings[weight.tensor].rows(weight.first, len(weight.values))
+            if not torch.equal(found[name].values(), weight.values):
+                raise ConversionError(f"{weight.tensor} is not on its grid any more; compress the student again")
+    return found
+
+
+def encode(program: Any, encoded: Mapping[str, Encoded]) -> None:
+    """Put compressed weights in place of the dense ones of the same name."""
     from coremltools.converters.mil.mil import Builder, types
     from coremltools.converters.mil.mil.scope import ScopeInfo
 
     block = program.functions["main"]
     constants = {op.name.removesuffix("_to_fp16"): op for op in block.operations if op.op_type == "const"}
-    done = 0
     with block:
-        for name, weight in _weights(parts).items():
-            if weight.tensor not in encodings:
-                continue
-            encoded = encodings[weight.tensor].rows(weight.first, len(weight.values))
-            if not torch.equal(encoded.values(), weight.values):
-                raise ConversionError(f"{weight.tensor} is not on its grid any more; compress the student again")
+        for name, codes in encoded.items():
             old = constants[name]
             scopes = [
                 ScopeInfo(source=source, data=data)
@@ -212,16 +219,15 @@ def _encode(program: Any, parts: Parts, encodings: Mapping[str, Encoded]) -> int
                 if source.name.startswith("TORCHSCRIPT")
             ]
             with Builder.scope(*scopes):  # The new constant belongs to the module of the old one.
-                new = encoded.emit(Builder, types, name=f"{name}_encoded", before=old)
+                new = codes.emit(Builder, types, name=f"{name}_encoded", before=old)
             block.replace_uses_of_var_after_op(
                 anchor_op=old, old_var=old.outputs[0], new_var=new, no_check_var_types=True
             )
             block.remove_ops([old])
-            done += 1
-    return done
 
 
-def _saved(program: Any, path: Path) -> None:
+def saved(program: Any, path: Path) -> None:
+    """Write a MIL program as a package of its own, as it is."""
     library = coremltools()
     model = library.convert(
         program,

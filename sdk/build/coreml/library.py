@@ -46,7 +46,15 @@ def coremltools() -> Any:
         logger.addFilter(_WordsFilter())
     with quiet():
         import coremltools as library
+        from coremltools.converters.mil.frontend.torch import ops
+        from coremltools.converters.mil.mil.passes import pass_pipeline
+    for module, name in ((ops, "_tqdm"), (pass_pipeline, "tqdm")):
+        setattr(module, name, _without_bar)  # A bar a pass: the callers here show one of their own.
     return library
+
+
+def _without_bar(steps: Any, **settings: Any) -> Any:
+    return steps
 
 
 @contextmanager

@@ -1,13 +1,19 @@
 """Early exit on a model whose layers really know something early, and on made-up looks with a known answer."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 
 from sdk.build import exits
+from sdk.build.checkpoint import save_checkpoint
 from sdk.build.exits import Looks, early_exit, look
+from sdk.cli.app import cli
 from sdk.errors import BuildError
-from tests.tiny import tiny_model
+from tests.tiny import SENTENCES, tiny_model, tiny_tokenizer
 
 TOKENS = torch.arange(40).view(2, 20) * 7 % 320
 
@@ -99,3 +105,17 @@ def test_what_cannot_be_measured_is_refused() -> None:
         look(tiny_model(), [TOKENS], layers=(9,))
     with pytest.raises(BuildError, match="at least one batch"):
         look(tiny_model(), [])
+
+
+def test_the_command_measures_a_checkpoint_on_a_file(tmp_path: Path) -> None:
+    save_checkpoint(tiny_model(), tiny_tokenizer(), tmp_path / "student")
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": sentence * 40}) + "\n" for sentence in SENTENCES), encoding="utf-8")
+    call = ["build", "exits", str(tmp_path / "student"), "--text", str(text), "--tokens", "512", "--agreement", "0.9"]
+    said = CliRunner().invoke(cli, [*call, "--json"], catch_exceptions=False)
+    found = json.loads(said.stdout)
+    assert found["positions"] == 2 * 255
+    assert [row["layer"] for row in found["layers"]] == [0, 1, 2, 3]
+    assert found["layers"][-1]["agreement"] == 1.0
+    assert found["exits"][0]["wanted"] == 0.9
+    assert "leave early" in CliRunner().invoke(cli, call, catch_exceptions=False).output

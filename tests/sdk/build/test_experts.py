@@ -1,18 +1,22 @@
 """Experts are checked against the dense model that they were made of, and against transformers' own loss."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, MixtralForCausalLM
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from sdk.build import experts
+from sdk.build.checkpoint import save_checkpoint
 from sdk.build.experts import ExpertsPlan, active_parameters, balancing_loss, expert_shares, upcycle
+from sdk.cli.app import cli
 from sdk.errors import BuildError
-from tests.tiny import tiny_config, tiny_model
+from tests.tiny import tiny_config, tiny_model, tiny_tokenizer
 
 TOKENS = torch.arange(24).view(2, 12) * 7 % 320
 PLANS = [
@@ -179,3 +183,17 @@ def test_a_model_that_cannot_be_cut_is_refused() -> None:
     config.mlp_bias = True
     with pytest.raises(BuildError, match="has biases"):
         upcycle(LlamaForCausalLM(config), ExpertsPlan())
+
+
+def test_the_command_writes_a_folder_that_computes_the_same(tmp_path: Path) -> None:
+    save_checkpoint(dense(torch.float32), tiny_tokenizer(), tmp_path / "student")
+    call = ["build", "experts", str(tmp_path / "student"), "--out", str(tmp_path / "experts")]
+    said = CliRunner().invoke(cli, [*call, "--json"], catch_exceptions=False)
+    found = json.loads(said.stdout)
+    assert (found["experts"], found["chosen"]) == (8, 2)
+    assert found["active"] < found["held"]
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "experts")
+    assert torch.allclose(logits(loaded), logits(dense(torch.float32)), atol=1e-5)
+    with pytest.raises(BuildError, match="exists; name another folder"):
+        CliRunner().invoke(cli, call, catch_exceptions=False)
+    assert CliRunner().invoke(cli, [*call[:-1], str(tmp_path / "new"), "--active", "9"]).exit_code == 2

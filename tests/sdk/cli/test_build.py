@@ -5,7 +5,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from sdk.bundle import default_bundle
+from sdk.bundle import Bundle, cache_folder
 from sdk.cli.build import build
 from sdk.errors import TeacherError
 from tests.tiny import tiny_gguf
@@ -16,7 +16,7 @@ def test_build_base_prints_one_json_object_and_nothing_else_on_stdout(tmp_path: 
     command = ["base", "--json", "--teacher", str(tmp_path / "tiny.gguf")]
     first = CliRunner().invoke(build, command, catch_exceptions=False)
     facts = json.loads(first.stdout)
-    assert facts["base_digest"] == default_bundle().base_digest
+    assert facts["base_digest"] == Bundle.open(cache_folder() / "base").base_digest
     assert facts["licence"] == "Apache-2.0"
     assert facts["bytes"] > 0
     assert json.loads(CliRunner().invoke(build, command, catch_exceptions=False).stdout) == facts

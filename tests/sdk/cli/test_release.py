@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sdk.errors import SigningKeyError
 from sdk.release import keys
 from tests.simulators import small_bundle
 
@@ -70,16 +71,16 @@ def test_two_managers_release_a_bundle_from_their_own_machines(tmp_path: Path) -
 
 
 def test_a_short_passphrase_and_an_odd_name_make_no_key(tmp_path: Path) -> None:
-    with pytest.raises(keys.SigningKeyError, match="has 5 characters, a signing key needs 12"):
+    with pytest.raises(SigningKeyError, match="has 5 characters, a signing key needs 12"):
         keys.make_key("ana", tmp_path, passphrase="short")
-    with pytest.raises(keys.SigningKeyError, match="cannot be a name"):
+    with pytest.raises(SigningKeyError, match="cannot be a name"):
         keys.make_key("../ana", tmp_path, passphrase="five random words are good")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_token_without_its_library_is_refused_in_one_line(tmp_path: Path) -> None:
     pytest.importorskip("securesystemslib.signer._hsm_signer")
-    with pytest.raises(keys.SigningKeyError) as refused:
+    with pytest.raises(SigningKeyError) as refused:
         keys.import_token("ana", tmp_path, keyid=None, pin=lambda what: "123456")
     assert "limbeck[hsm]" in str(refused.value) or "the token gives no key" in str(refused.value)
     assert list(tmp_path.iterdir()) == []

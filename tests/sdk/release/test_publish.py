@@ -345,7 +345,7 @@ def test_timestamp_first_would_show_a_state_that_is_not_there(
     house.add(small_bundle(tmp_path, version="2", seed=1))
     house.sign(ANA, BEN)
     later: list[tuple[Path, object]] = []
-    real = publish.put_metadata
+    real = serve.put_metadata
 
     def timestamp_only(file: Path, metadata: Metadata) -> None:  # type: ignore[type-arg]
         real(file, metadata) if file.name == "timestamp.json" else later.append((file, metadata))

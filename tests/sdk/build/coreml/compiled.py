@@ -21,10 +21,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from sdk.build.checkpoint import save_checkpoint
 from sdk.build.coreml.convert import Plan, Report, convert
 from sdk.build.coreml.layout import Cache
 from sdk.build.grid import Grid, packed8
-from sdk.build.package import save_checkpoint
 from tests.tiny import tiny_model, tiny_tokenizer
 
 SIZES: dict[str, Any] = {
@@ -44,10 +44,12 @@ def family(name: str) -> Any:
     """A random model of a family other than Llama."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
+        phi3_config: Any = Phi3Config
+        phi3 = phi3_config(**SIZES, sliding_window=9, bos_token_id=1, eos_token_id=2)
         model: Any = {
             "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
             "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8)),
-            "phi3": lambda: Phi3ForCausalLM(Phi3Config(**SIZES, sliding_window=9, bos_token_id=1, eos_token_id=2)),
+            "phi3": lambda: Phi3ForCausalLM(phi3),
             "gemma3": lambda: Gemma3ForCausalLM(
                 Gemma3TextConfig(
                     **SIZES,
@@ -65,8 +67,11 @@ def family(name: str) -> Any:
 
 
 def plain(folder: Path, *, layers: int = 2) -> Path:
-    """A tiny Llama's checkpoint."""
-    save_checkpoint(tiny_model(layers=layers), tiny_tokenizer(), folder)
+    """A tiny Llama's checkpoint, its weights float16 numbers: what a package can hold."""
+    model = tiny_model(layers=layers)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.half().float()
+    save_checkpoint(model, tiny_tokenizer(), folder)
     return folder
 
 

@@ -12,13 +12,16 @@ from torch import Tensor
 
 from personalize.adapter import Adapter, AdapterSpec, attached, fresh
 from personalize.errors import BaseMismatchError
+from sdk.build.compress import SCHEMES
 from sdk.build.coreml import convert as conversion
 from sdk.build.coreml.contract import DECODE
 from sdk.build.coreml.conversation import Conversation
 from sdk.build.coreml.convert import Plan, convert
+from sdk.build.coreml.encoded import Encoded
 from sdk.build.coreml.encoding import encodings_of
 from sdk.build.coreml.execute import Session
 from sdk.build.coreml.layout import Cache
+from sdk.build.coreml.library import coremltools, quiet
 from sdk.build.coreml.program import Package
 from sdk.build.coreml.student import Student
 from sdk.errors import ConversionError, PackageError
@@ -87,7 +90,7 @@ def test_codes_are_stored_in_four_bits_with_their_zeros() -> None:
 
 
 def test_a_weight_off_its_grid_is_not_packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def shifted(checkpoint: Path) -> dict[str, object]:
+    def shifted(checkpoint: Path) -> dict[str, Encoded]:
         found = encodings_of(checkpoint)
         name = "model.layers.0.mlp.up_proj.weight"
         codes = found[name].codes.clone()
@@ -98,6 +101,36 @@ def test_a_weight_off_its_grid_is_not_packaged(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(ConversionError, match=r"up_proj\.weight is not on its grid any more"):
         convert(student("packed"), tmp_path / "x.mlpackage", PLAN)
     assert not (tmp_path / "x.mlpackage").exists()
+
+
+def test_every_scheme_is_in_a_package_bit_for_bit(tmp_path: Path) -> None:
+    """One map a scheme, read back by the interpreter: the constants are the values that torch computes with."""
+
+    class Maps(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.maps = torch.nn.ModuleDict({name: torch.nn.Conv2d(64, 32, 1, bias=False) for name in names})
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return tuple(self.maps[name](x) for name in names)
+
+    names = {scheme.replace("-", "_"): scheme for scheme in SCHEMES}
+    generator = torch.Generator().manual_seed(0)
+    codes = {name: SCHEMES[scheme](torch.randn(32, 64, generator=generator)) for name, scheme in names.items()}
+    library = coremltools()
+    with quiet(), torch.no_grad():
+        trace = torch.jit.trace(Maps(), torch.zeros(1, 64, 1, 1), check_trace=False)
+        program = library.convert(
+            trace,
+            inputs=[library.TensorType("x", (1, 64, 1, 1))],
+            minimum_deployment_target=library.target.iOS18,
+            convert_to="milinternal",
+        )
+        conversion.encode(program, {f"maps.{name}.weight": encoded for name, encoded in codes.items()})
+        conversion.saved(program, tmp_path / "x.mlpackage")
+    session = Session(Package.open(tmp_path / "x.mlpackage"))
+    for name, encoded in codes.items():
+        assert torch.equal(session.constant(f"maps_{name}_weight_encoded")[:, :, 0, 0], encoded.values()), name
 
 
 def test_functions_share_their_weights() -> None:

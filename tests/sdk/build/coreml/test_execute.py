@@ -17,6 +17,7 @@ from sdk.build.coreml.conversation import Conversation
 from sdk.build.coreml.execute import Session
 from sdk.build.coreml.layout import Cache
 from sdk.build.coreml.library import coremltools, quiet
+from sdk.build.coreml.operations import OPERATIONS
 from sdk.build.coreml.program import Package
 from sdk.build.coreml.weight_file import array_of
 from sdk.errors import PackageError, UnknownOperationError
@@ -34,7 +35,8 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(torch.relu(self.norm(self.first(x))))
         x = x + torch.relu(self.second(x))
-        return torch.Tensor(self.head(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1)))
+        found: Tensor = self.head(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+        return found
 
 
 class Inverted(nn.Module):
@@ -47,7 +49,8 @@ class Inverted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = nn.functional.relu6(self.deep(nn.functional.hardswish(self.wide(x))))
-        return x + self.narrow(h * torch.sigmoid(self.gate(h.mean((2, 3), keepdim=True))))
+        found: Tensor = x + self.narrow(h * torch.sigmoid(self.gate(h.mean((2, 3), keepdim=True))))
+        return found
 
 
 class Hourglass(nn.Module):
@@ -75,7 +78,8 @@ class Vision(nn.Module):
         x = torch.cat((self.token, self.patch(x).flatten(2).transpose(1, 2)), 1)
         q, k, v = self.qkv(self.norm(x)).reshape(1, 17, 3, 4, 8).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(1, 17, 32)
-        return (x + self.out(mixed))[:, 0]
+        found: Tensor = (x + self.out(mixed))[:, 0]
+        return found
 
 
 class Text(nn.Module):
@@ -95,7 +99,12 @@ def bert() -> nn.Module:
     from transformers import BertConfig
     from transformers.models.bert.modeling_bert import BertLayer
 
-    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "attn_implementation": "eager"}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "attn_implementation": "eager",
+    }
     layer = BertLayer(BertConfig(**sizes))
 
     class First(nn.Module):
@@ -177,7 +186,7 @@ def test_our_own_layout_neither_overflows_nor_makes_nan() -> None:
 
 
 def test_an_unknown_operation_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {kind: run for kind, run in execute.OPERATIONS.items() if kind != "silu"}
+    known = {kind: run for kind, run in OPERATIONS.items() if kind != "silu"}
     monkeypatch.setattr(execute, "OPERATIONS", known)
     with pytest.raises(UnknownOperationError, match="operation silu"):
         Conversation.open(compiled("packed", Cache.STATE).package).read([5])
@@ -280,7 +289,12 @@ def test_compressed_constants_follow_their_definitions() -> None:
     mask = np.array([[1, 0], [0, 1]], np.uint8)
     (dense,) = DENSE["constexpr_sparse_to_dense"]({"mask": mask, "nonzero_data": np.array([5, 6], half)}, (2, 2))
     assert dense.tolist() == [[5, 0], [0, 6]]
-    given = {"quantized_data": data, "zero_point": np.array([1, 3], np.uint8), "scale": half([2, 0.5]), "axis": 0}
+    given = {
+        "quantized_data": data,
+        "zero_point": np.array([1, 3], np.uint8),
+        "scale": np.array([2, 0.5], half),
+        "axis": np.array(0),
+    }
     assert DENSE["constexpr_affine_dequantize"](given, (2, 2))[0].tolist() == [[-2, 28], [0, 2.5]]
     with pytest.raises(PackageError, match="sparse constant has 1 values for 2 places"):
         DENSE["constexpr_sparse_to_dense"]({"mask": mask, "nonzero_data": np.array([5], half)}, (2, 2))

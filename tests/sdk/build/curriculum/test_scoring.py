@@ -58,10 +58,10 @@ def test_rouge_l_is_the_longest_common_subsequence_of_words() -> None:
 
 def test_corrections_are_edits_against_the_text_that_was_given() -> None:
     assert edits("He go home", "He goes home.") == {(1, 2, "goes"): 1, (3, 3, "."): 1}
-    asked = prompt("proofread", "He go to to school")
-    whole = score("proofread", "He goes to school", "He goes to school", prompt=asked)
+    asked = prompt("proofread", "He go home to to rest")
+    whole = score("proofread", "He goes home to rest", "He goes home to rest", prompt=asked)
     assert (whole["exact"], whole["edits_right"], whole["edits_made"], whole["edits_wanted"]) == (1, 2, 2, 2)
-    half = averaged("proofread", [score("proofread", "He goes to to school", "He goes to school", prompt=asked)])
+    half = averaged("proofread", [score("proofread", "He goes home to to rest", "He goes home to rest", prompt=asked)])
     # One right edit of one made and two wanted: F0.5 = 1.25 * 1 * 0.5 / (0.25 * 1 + 0.5).
     assert half["f0_5"] == pytest.approx(1.25 * 0.5 / 0.75)
 

@@ -8,10 +8,11 @@ import pytest
 
 from sdk.build.curriculum import NEAR, REASONS, Example, filtered, read_candidates, written
 from sdk.build.curriculum.near import Near, shingles, similarity
-from sdk.errors import CurriculumError
+from sdk.errors import AnswerError, CurriculumError
 from sdk.tasks import prompt
 
 TEXT = "The train from Oslo to Bergen is late because of snow, so Ana will not be here before nine tonight."
+MUSEUM = "The museum in Lima opens its new wing on Sunday, and everybody may come in for free until noon"
 FIT = {"task": "summary", "prompt": prompt("summary", TEXT), "answer": "Ana comes late because her train is delayed."}
 CALL = {"task": "action", "prompt": prompt("action", "call Ana Lee now"), "answer": '{"action":"call","to":"Ana Lee"}'}
 
@@ -25,15 +26,11 @@ FAULTY: dict[str, Any] = {
     "not copied": {**CALL, "answer": '{"action":"call","to":"Anna Li"}'},
     "known": {**CALL, "prompt": prompt("action", "phone Ana Lee")},
     "echo": {**FIT, "task": "politer", "prompt": prompt("politer", TEXT), "answer": TEXT},
-    "held out": {**FIT, "prompt": prompt("summary", f"{TEXT} Sorry!".replace("train", "bus"))},
+    "held out": {**FIT, "prompt": prompt("summary", f"{MUSEUM}!"), "answer": "The museum is free on Sunday."},
     "near duplicate": {**FIT, "answer": "Ana comes late because her train is delayed!"},
 }
 KNOWN = [Example(task="action", prompt=prompt("action", "phone Ana Lee"), answer=CALL["answer"], template="call/1")]
-HELD_OUT = [
-    Example(
-        task="summary", prompt=prompt("summary", f"{TEXT} Sorry.".replace("train", "bus")), answer="x", template="t"
-    )
-]
+HELD_OUT = [Example(task="summary", prompt=prompt("summary", f"{MUSEUM}."), answer="x", template="museum/1")]
 
 
 def test_a_fit_answer_is_kept_with_its_origin() -> None:
@@ -64,17 +61,16 @@ def test_each_fault_is_refused_for_its_own_reason(reason: str) -> None:
         ("schema", "_readable", lambda *_: True),
         ("not copied", "_copied", lambda *_: True),
         ("echo", "_echoes", lambda *_: False),
-        ("malformed", "_well_formed", lambda _: True),
     ],
 )
 def test_a_blinded_filter_is_caught(monkeypatch: pytest.MonkeyPatch, reason: str, part: str, blind: Any) -> None:
-    """The mutants: with one check gone its candidate passes, or is not refused for its reason any more."""
+    """The mutants: with one check gone, what it is there for is not refused for its reason any more."""
     monkeypatch.setattr(written, part, blind)
-    try:
-        found = filtered([FIT, FAULTY[reason]], known=KNOWN, held_out=HELD_OUT)
-    except Exception:
-        return
-    assert found.refused[reason] == 0
+    if reason == "schema":
+        with pytest.raises(AnswerError):  # The next check would read it.
+            filtered([FAULTY[reason]])
+    else:
+        assert filtered([FAULTY[reason]], known=KNOWN).refused[reason] == 0
 
 
 @pytest.mark.parametrize("reason", ["held out", "near duplicate"])

@@ -53,6 +53,8 @@ def convert_learning(
     if out.suffix != ".mlpackage" or out.exists():
         raise ConversionError(f"{out} must end in .mlpackage and not exist yet; remove it or choose another name")
     opened = Student.open(student)
+    for parameter in opened.model.parameters():  # What the package holds: so that only the program is compared.
+        parameter.data = parameter.data.half().float()
     parts = parts_of(opened.model)
     count = len(parts.layers)
     step = LearningStep(parts, shape or LearningShape(layers=tuple(range(max(0, count - 4), count))), directions).eval()

@@ -3,6 +3,7 @@
 import functools
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def family(name: str) -> Any:
         torch.manual_seed(1)
         phi3_config: Any = Phi3Config
         phi3 = phi3_config(**SIZES, sliding_window=9, bos_token_id=1, eos_token_id=2)
-        model: Any = {
+        models: dict[str, Callable[[], Any]] = {
             "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
             "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8)),
             "phi3": lambda: Phi3ForCausalLM(phi3),
@@ -60,7 +61,8 @@ def family(name: str) -> Any:
                 )
             ),
             "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=2)),
-        }[name]()
+        }
+        model = models[name]()
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, mean=0.0 if parameter.dim() > 1 else 1.0, std=0.15)
     return model.eval().requires_grad_(False)

@@ -118,9 +118,9 @@ def flushed(values: Tensor) -> Tensor:
 HARD = {
     "all equal": torch.ones(1, 40_000),
     "one large among small": torch.cat((torch.ones(1, 1), torch.full((1, 40_000), 7e-3)), 1),
-    "just under what is flushed": torch.cat((torch.ones(1, 1), torch.full((1, 40_000), 4.8e-4)), 1),
+    "just under what is flushed": torch.cat((torch.ones(1, 1), torch.full((1, 1_000_000), 4.8e-4)), 1),
     "a slow fall": torch.logspace(0, -4, 40_000)[None],
-    "largest numbers": torch.full((1, 5_000), 900.0),
+    "largest numbers": torch.full((1, 4_000), 900.0),
     "tiny": torch.full((1, 5_000), 1e-5),
     "gaussian": torch.randn(1, 40_000, generator=torch.Generator().manual_seed(0)),
 }
@@ -137,10 +137,10 @@ def test_no_norm_is_reported_too_small_by_the_worst_float16(name: str, monkeypat
         assert bound <= 1.35 * exact  # Loose bounds cost utility, never privacy.
 
 
-@pytest.mark.parametrize("missing", ["FLUSHED", "RESERVE"])
+@pytest.mark.parametrize("missing", ["FLUSHED", "LOST"])
 def test_each_part_of_the_bound_is_needed(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learning, "RESERVE", 1.0)
-    monkeypatch.setattr(learning, missing, 0.0 if missing == "FLUSHED" else 0.97)
+    monkeypatch.setattr(learning, "RESERVE", 1.0)  # It is for what comes after the norm.
+    monkeypatch.setattr(learning, missing, 0.0)
     monkeypatch.setattr(Tensor, "mean", lambda self, axis: worst_mean(self, axis))
     short = [
         name for name, hard in HARD.items() if float(norm_bounds([hard.half()])) < float(hard.half().double().norm())

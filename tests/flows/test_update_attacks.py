@@ -250,7 +250,7 @@ def test_a_server_that_stalls_or_trickles_is_left(
     repository.faults[where] = fault
     begun = time.monotonic()
     refused(updates, SlowServerError, "fails|too slowly")
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 60  # Generous: a busy machine is no failing safeguard.
 
 
 def test_a_trickle_goes_on_for_ever_without_a_least_rate(

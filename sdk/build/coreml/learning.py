@@ -193,7 +193,7 @@ def norm_bounds(flat: Sequence[Tensor]) -> Tensor:
 
 
 def _folded(level: Tensor) -> Tensor:
-    """Means of FOLD numbers each, the last ones filled up with zeros: (records, numbers) in, about numbers / FOLD out."""
+    """Means of FOLD numbers each, the last filled up with zeros: (records, n) in, (records, n / FOLD upwards) out."""
     missing = -level.shape[1] % FOLD
     if missing:
         level = torch.cat((level, torch.zeros_like(level[:, :1]).expand(-1, missing)), 1)

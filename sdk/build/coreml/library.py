@@ -31,6 +31,7 @@ HARMLESS_WARNINGS = (
     r"builtin type .* has no __module__ attribute",  # From SWIG in libmilstoragepython.
     r"Implicitly cleaning up <TemporaryDirectory",  # coremltools' own copy of a model that was saved elsewhere.
     r"(Input|Output), '.*', of the source model, has been renamed",  # Names that are no identifiers, as `60`.
+    r"overflow encountered in cast",  # A constant beyond float16, as a mask; `build lint` names each with its line.
 )
 
 

@@ -18,17 +18,19 @@ from tests.sdk.build.coreml.test_execute import converted
 class Careless(nn.Module):
     """Breaks many rules at once."""
 
+    blocked: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.map = nn.Linear(16, 16)
+        self.register_buffer("blocked", torch.tensor([float("-inf"), 0.0]).reshape(1, 1, 1, 1, 2))
         self.register_buffer("table", torch.randn(50, 16))
         self.wide = nn.Linear(16, 20_000, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-5)
         x = self.map(x).reshape(1, 2, 2, 2, 2)
-        blocked = torch.tensor([float("-inf"), 0.0])
-        x = torch.maximum(x, blocked.reshape(1, 1, 1, 1, 2)).reshape(1, 16)
+        x = torch.maximum(x, self.blocked).reshape(1, 16)
         found: Tensor = self.wide(x)
         return found.argmax(-1)
 

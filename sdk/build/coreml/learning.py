@@ -134,8 +134,8 @@ class LearningStep(nn.Module):
             hidden = self._layer(hidden, layer, index, given)
         hidden = _normed(hidden, self.final_norm, self.geometry.epsilon)
         starts = range(0, len(self.head), MAX_DIMENSION)
-        chunks = [torch.logsumexp(hidden @ self.head[start : start + MAX_DIMENSION].t(), -1) for start in starts]
-        total = chunks[0] if len(chunks) == 1 else torch.logsumexp(torch.stack(chunks), 0)  # (positions,)
+        chunks = [_log_sum(hidden @ self.head[start : start + MAX_DIMENSION].t()) for start in starts]
+        total = chunks[0] if len(chunks) == 1 else _log_sum(torch.stack(chunks, -1))  # (positions,)
         return ((total - (hidden * targets).sum(-1)) * weights).sum()
 
     def _layer(self, hidden: Tensor, layer: LayerParts, index: int, given: Mapping[str, Tensor]) -> Tensor:
@@ -200,8 +200,14 @@ def _folded(level: Tensor) -> Tensor:
     return level.reshape(len(level), -1, FOLD).mean(2)
 
 
+def _log_sum(logits: Tensor) -> Tensor:
+    """Logarithm of the sum of exponentials over the last axis; the peak cancels, so nothing flows back through it."""
+    peak = logits.detach().amax(-1, keepdim=True)
+    return (logits - peak).exp().sum(-1).log() + peak.squeeze(-1)
+
+
 def _normed(inputs: Tensor, gain: Tensor, epsilon: float) -> Tensor:
-    peak = inputs.abs().amax(-1, keepdim=True) + 1e-3
+    peak = inputs.detach().abs().amax(-1, keepdim=True) + 1e-3  # Cancels, so nothing flows back through it.
     share = inputs / peak
     shift = torch.full_like(peak, epsilon**0.5) / peak
     return inputs * (torch.rsqrt((share * share).mean(-1, keepdim=True) + shift * shift) / peak) * gain
@@ -247,6 +253,7 @@ def traced(step: LearningStep) -> Any:
     table: Any = torch._decomp.core_aten_decompositions()
     graph = make_fx(pure, decomposition_table=table)(*examples)
     _plain(graph)
+    graph.eval()
     return torch.jit.trace(graph, tuple(examples), check_trace=False)
 
 

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ def convert_learning(
         made.save(str(staged))
         del made
         _add_contract(staged, Path(work), step, names, opened.base_digest)
-        differences = _differences(staged, step, names)
+        differences = _differences(staged, step, names, opened.model)
         staged.rename(out)
     operations = [operation.kind for operation in Package.open(out).function().operations]
     return LearningReport(
@@ -103,14 +104,23 @@ def directions_of(student: Path, basis: Path) -> dict[str, Tensor]:
     return {f"{site.split('.')[2]}.{site.rsplit('.', 1)[-1]}": value for site, value in pack.basis.directions.items()}
 
 
-def examples_of(step: LearningStep) -> dict[str, Tensor]:
-    """Made-up inputs of a step's size that a float16 device could be given: records, padding, an adapter, a clip."""
+def examples_of(step: LearningStep, model: Any = None) -> dict[str, Tensor]:
+    """Inputs of a step's size that a float16 device could be given: made-up tokens, padding, a small adapter, a clip.
+
+    Args:
+        step: The step.
+        model: The student, whose lower layers make the hidden states; None makes them up too.
+    """
     generator = torch.Generator().manual_seed(0)
     made = {name: torch.randn(size, generator=generator) for name, size in step.inputs.items()}
     for name, value in made.items():
         if name.startswith(("a_", "b_")):
-            made[name] = 0.1 * value
+            made[name] = value * (value.shape[1] ** -0.5 if name.startswith("a_") else 0.01)
     tokens = torch.randint(0, len(step.head), made["weights"].shape, generator=generator)
+    if model is not None:
+        with torch.no_grad():
+            states = model.model(tokens, output_hidden_states=True).hidden_states
+        made["hidden"] = states[step.shape.layers[0]].float()
     made["targets"], made["weights"] = step.head[tokens], torch.ones_like(made["weights"])
     made["weights"][:, : step.shape.positions // 4] = 0  # The prompt.
     made["weights"][0, step.shape.positions // 2 :] = 0  # A short record.
@@ -142,9 +152,13 @@ def _add_contract(staged: Path, work: Path, step: LearningStep, names: list[str]
     ModelPackage(str(staged)).addItem(str(file), file.name, EXTRAS, "what a caller of the step needs")
 
 
-def _differences(staged: Path, step: LearningStep, names: list[str]) -> dict[str, float]:
-    """Raises: ConversionError: One is over TOLERANCE, or a norm is smaller than torch says."""
-    given = examples_of(step)
+def _differences(staged: Path, step: LearningStep, names: list[str], model: Any) -> dict[str, float]:
+    """Precision to the difference from torch.
+
+    Raises:
+        ConversionError: One is over TOLERANCE.
+    """
+    given = examples_of(step, model)
     wanted = dict(zip(names, step(*given.values()), strict=True))
     found = {}
     for precision in PRECISIONS:

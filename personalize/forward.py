@@ -23,6 +23,7 @@ __all__ = [
     "choice_logits",
     "collate",
     "completion_losses",
+    "decoder_layers",
     "encode",
     "kl_losses",
     "prefixes",
@@ -119,7 +120,7 @@ def prefixes(model: Any, records: Sequence[Encoded], *, cut: int, batch: int = 1
         ids = torch.zeros(len(group), max(len(record.ids) for record in group), dtype=torch.long)  # (batch, seq)
         for row, record in enumerate(group):
             ids[row, : len(record.ids)] = torch.tensor(record.ids)
-        hidden = _layers(model, model.model.embed_tokens(ids), 0, cut)  # (batch, seq, width)
+        hidden = decoder_layers(model, model.model.embed_tokens(ids), 0, cut)  # (batch, seq, width)
         for row, record in enumerate(group):
             yield Prefix(hidden=hidden[row, : len(record.ids)].clone(), record=record)
 
@@ -138,7 +139,12 @@ def collate(group: Sequence[Prefix]) -> Batch:
     return Batch(hidden=hidden, targets=targets, weights=weights)
 
 
-def _layers(model: Any, hidden: Tensor, first: int, last: int) -> Tensor:
+def decoder_layers(model: Any, hidden: Tensor, first: int, last: int) -> Tensor:
+    """Run layers first to last − 1 of a Llama over hidden states, shape (batch, seq, width), causally.
+
+    Raises:
+        TrainingError: An attention that would see the future without a mask; nothing was computed.
+    """
     if model.config._attn_implementation != "sdpa":  # Others see the future where no mask is given.
         raise TrainingError("the model's attention is not causal without a mask; call set_attn_implementation('sdpa')")
     positions = torch.arange(hidden.shape[1])[None]
@@ -150,7 +156,7 @@ def _layers(model: Any, hidden: Tensor, first: int, last: int) -> Tensor:
 
 
 def _suffix(model: Any, hidden: Tensor, cut: int) -> Tensor:
-    final: Tensor = model.model.norm(_layers(model, hidden, cut, len(model.model.layers)))
+    final: Tensor = model.model.norm(decoder_layers(model, hidden, cut, len(model.model.layers)))
     return final  # (batch, seq, width)
 
 

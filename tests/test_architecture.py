@@ -63,7 +63,7 @@ DOORS: dict[str, tuple[str, ...]] = {
         "privacy.noise",
         "privacy.per_example",
     ),
-    "transformers": ("sdk.build", "sdk.device"),
+    "transformers": ("sdk.build", "sdk.checkpoint", "sdk.device"),
     "tuf": ("sdk.device.fetch", "sdk.device.repository", "sdk.release"),
     "urllib3": ("sdk.device.fetch", "sdk.release.verify"),
     "zstandard": ("sdk.patch", "sdk.release.delta"),

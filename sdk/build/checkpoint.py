@@ -4,15 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from sdk.checkpoint import load_model
 from sdk.errors import BundleError
-from sdk.packed import load_weights
 
-__all__ = ["CONFIG_KEYS", "model_of", "open_checkpoint", "save_checkpoint", "write_config"]
+__all__ = ["CONFIG_KEYS", "open_checkpoint", "save_checkpoint", "write_config"]
 
 CONFIG_KEYS = frozenset(
     {
@@ -47,17 +45,6 @@ def write_config(config: Any, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(known, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def model_of(config: Any, weights: dict[str, Any]) -> LlamaForCausalLM:
-    """A Llama in evaluation mode around weights that exist already: nothing is drawn or copied."""
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config)
-    model.load_state_dict(weights, assign=True)
-    model.tie_weights()
-    model.model.rotary_emb = LlamaRotaryEmbedding(config)  # Its table is computed, not stored.
-    model.eval()
-    return model
-
-
 def open_checkpoint(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Read a checkpoint, packed or plain, as a float32 model and its tokenizer.
 
@@ -65,16 +52,9 @@ def open_checkpoint(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizer
         BundleError: A file is missing or does not fit the others.
     """
     try:
-        config = LlamaConfig(**json.loads((folder / "config.json").read_bytes()))
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        weights = load_weights(folder)
-        if config.tie_word_embeddings:
-            weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
-        model = model_of(config, weights).float()
+        return load_model(folder), PreTrainedTokenizerFast.from_pretrained(folder)
     except BundleError:
         raise
     except Exception as cause:  # What three libraries raise on a damaged file has no common root.
         line = (str(cause) or type(cause).__name__).splitlines()[0]
         raise BundleError(f"{folder} is no checkpoint ({line:.80}); make one with `limbeck build distill`") from cause
-    model.requires_grad_(False)
-    return model, tokenizer

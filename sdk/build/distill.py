@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
+from personalize.forward import decoder_layers
 from sdk.build.grid import Grid
 from sdk.build.inner import InnerTeacher
 from sdk.build.losses.head import HEAD_TERMS, HeadLoss, LossWeights, head_loss, self_distillation
 from sdk.build.losses.outcomes import TopK
 from sdk.build.many import ALONE, Group
-from sdk.build.outputs import Lesson, decoder_layers
+from sdk.build.outputs import Lesson
 from sdk.build.sequences import batches
 from sdk.build.worked import Worked
 from sdk.errors import DistillError

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
+from personalize.forward import decoder_layers
 from sdk.build.grid import Grid, compensated, packed8
-from sdk.build.outputs import decoder_layers
 from sdk.build.sequences import TokenSequence
 
 __all__ = ["EMBEDDING", "FrozenParts", "freeze"]

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
+from personalize.forward import decoder_layers
 from sdk.build.losses import LossWeights, attention_kl, feature_mse, layer_pairs
-from sdk.build.outputs import decoder_layers
 
 __all__ = ["InnerTeacher", "attention_maps"]
 

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from personalize.forward import decoder_layers
 from sdk.build.many import ALONE, Group
-from sdk.build.sequences import TokenSequence
+from sdk.build.sequences import TokenSequence, side_by_side
 from sdk.build.worked import Worked
 
-__all__ = ["Lesson", "decoder_layers", "lessons"]
+__all__ = ["Lesson", "lessons"]
 
 PER_SHARD = 32  # Sequences of a shard: some 12 MB, half a minute of work that a kill can cost.
 FORWARD_TOKENS = 2_048  # Tokens of a forward pass.
@@ -35,16 +36,6 @@ class Lesson:
     """The teacher's commonest next tokens at each counted position, shape (counted, top_k), int32; None: no teacher."""
     top_logs: Tensor | None
     """Their log-probabilities, shape (counted, top_k), float16, over the student's whole vocabulary."""
-
-
-def decoder_layers(model: LlamaForCausalLM, hidden: Tensor, first: int, last: int) -> Tensor:
-    """Run layers first to last − 1 of a Llama over hidden states, shape (batch, seq, width), causally."""
-    positions = torch.arange(hidden.shape[1])[None]
-    angles = model.model.rotary_emb(hidden, positions)
-    for layer in model.model.layers[first:last]:
-        made = layer(hidden, attention_mask=None, position_ids=positions, position_embeddings=angles)
-        hidden = made[0] if isinstance(made, tuple) else made
-    return hidden
 
 
 def lessons(
@@ -124,14 +115,8 @@ def _shard(
 
 
 def _alike(group: Sequence[TokenSequence]) -> list[list[int]]:
-    order = sorted(range(len(group)), key=lambda index: len(group[index].ids))
-    made: list[list[int]] = []
-    for index in order:
-        if made and (len(made[-1]) + 1) * len(group[index].ids) <= FORWARD_TOKENS:
-            made[-1].append(index)
-        else:
-            made.append([index])
-    return made
+    lengths = [len(one.ids) for one in group]
+    return side_by_side(sorted(range(len(group)), key=lengths.__getitem__), lengths, tokens=FORWARD_TOKENS)
 
 
 def _apart(group: Sequence[TokenSequence], shard: dict[str, Tensor]) -> list[Lesson]:

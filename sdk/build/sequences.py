@@ -15,7 +15,16 @@ from transformers import PreTrainedTokenizerFast
 
 from sdk.errors import PlanError
 
-__all__ = ["TokenSequence", "batches", "documents", "read_items", "read_texts", "task_sequence", "text_sequences"]
+__all__ = [
+    "TokenSequence",
+    "batches",
+    "documents",
+    "read_items",
+    "read_texts",
+    "side_by_side",
+    "task_sequence",
+    "text_sequences",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +127,17 @@ def batches(lengths: Sequence[int], *, tokens: int, seed: int) -> list[list[int]
     """
     random = Random(seed)
     order = sorted(range(len(lengths)), key=lambda index: (lengths[index], random.random()))
+    made = side_by_side(order, lengths, tokens=tokens)
+    random.shuffle(made)
+    return made
+
+
+def side_by_side(order: Iterable[int], lengths: Sequence[int], *, tokens: int) -> list[list[int]]:
+    """Indices in their order, of rising length, in groups that take at most `tokens` when padded."""
     made: list[list[int]] = []
     for index in order:
         if made and (len(made[-1]) + 1) * lengths[index] <= tokens:
             made[-1].append(index)
         else:
             made.append([index])
-    random.shuffle(made)
     return made

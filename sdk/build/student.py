@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from sdk.build.checkpoint import model_of
+from sdk.checkpoint import model_of
 from sdk.errors import BuildError
 
 __all__ = ["block_influence", "chosen_layers", "shallower"]

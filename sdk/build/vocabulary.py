@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sdk.build.checkpoint import model_of
+from sdk.checkpoint import model_of
 from sdk.errors import BuildError
 
 __all__ = ["Trimmed", "count_tokens", "trim_tokenizer", "trimmed_model"]

@@ -3,19 +3,16 @@
 The model stays in float32 and evaluation mode and its parameters are frozen; personalize.adapter attaches to `model`.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from tokenizers.decoders import DecodeStream
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sdk.bundle import Bundle
+from sdk.checkpoint import load_model
 from sdk.errors import BundleError, GenerationError, PromptTooLongError
-from sdk.packed import load_weights
 
 __all__ = ["Message", "Runtime"]
 
@@ -47,7 +44,7 @@ class Runtime:
         """
         try:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(bundle.checkpoint)
-            model = _load_model(bundle)
+            model = load_model(bundle.checkpoint)
         except Exception as cause:  # What three libraries raise on a damaged file has no common root.
             raise BundleError(f"the checkpoint in {bundle.folder} cannot be loaded ({_first_line(cause)})") from cause
         return cls(bundle=bundle, model=model, tokenizer=tokenizer, stop_tokens=frozenset(tokenizer.all_special_ids))
@@ -114,20 +111,6 @@ class Runtime:
             if piece := decoder.step(self.tokenizer.backend_tokenizer, token):
                 yield piece
             step = torch.tensor([[token]], device=self.model.device)
-
-
-def _load_model(bundle: Bundle) -> LlamaForCausalLM:
-    config = LlamaConfig(**json.loads((bundle.checkpoint / "config.json").read_bytes()))
-    weights: dict[str, Any] = load_weights(bundle.checkpoint)
-    if config.tie_word_embeddings:
-        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
-    with torch.device("meta"):  # Shapes only: the weights come from the file and need no random start.
-        model = LlamaForCausalLM(config)
-    model.load_state_dict(weights, assign=True)
-    model.tie_weights()
-    model.model.rotary_emb = LlamaRotaryEmbedding(config)  # Its table is computed, not stored.
-    model.float().eval().requires_grad_(False)
-    return model
 
 
 def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> int:

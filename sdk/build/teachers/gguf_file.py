@@ -23,8 +23,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from sdk.checkpoint import model_of
 from sdk.errors import TeacherError
 
 __all__ = ["CHAT_CONTROLS", "CHAT_TEMPLATE", "licence_of", "load_any", "load_gguf"]
@@ -163,16 +163,10 @@ def _model(reader: gguf.GGUFReader, config: LlamaConfig) -> LlamaForCausalLM:
     config.tie_word_embeddings = "lm_head.weight" not in weights
     if config.tie_word_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
-    with torch.device("meta"):  # Shapes only: a random start would cost seconds and the caller's random state.
-        model = LlamaForCausalLM(config)
     try:
-        model.load_state_dict(weights, assign=True)
+        return model_of(config, weights)
     except RuntimeError as cause:
         raise TeacherError("the teacher's tensors do not form its own shape; get the file again") from cause
-    model.tie_weights()
-    model.model.rotary_emb = LlamaRotaryEmbedding(config)  # Its table is computed, not stored.
-    model.eval()
-    return model
 
 
 def _name(name: str) -> str:

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from personalize.forward import decoder_layers
 from sdk.build import inner as module
 from sdk.build.distill import Recipe, train
 from sdk.build.inner import InnerTeacher, attention_maps
 from sdk.build.losses import LossWeights, layer_pairs
-from sdk.build.outputs import decoder_layers, lessons
+from sdk.build.outputs import lessons
 from sdk.build.sequences import TokenSequence
 from sdk.build.student import shallower
 from sdk.build.worked import Worked

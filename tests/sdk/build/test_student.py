@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from personalize.forward import decoder_layers
 from sdk.build.frozen import freeze
 from sdk.build.grid import Grid
-from sdk.build.outputs import decoder_layers
 from sdk.build.sequences import TokenSequence
 from sdk.build.student import block_influence, chosen_layers, shallower
 from sdk.errors import BuildError

@@ -9,11 +9,11 @@ What a sensor cannot tell is None in the snapshot. The rule for that:
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, time
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from personalize.errors import TrainingError
 
-__all__ = ["Decision", "NightPolicy", "Snapshot", "decide"]
+__all__ = ["Decision", "NightPolicy", "Snapshot", "decide", "with_settings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +54,7 @@ class NightPolicy:
         Raises:
             TrainingError: No such name, or a value that it cannot have.
         """
-        kinds = {item.name: type(getattr(self, item.name)) for item in fields(self)}
-        changes: dict[str, Any] = {}
-        for setting in settings:
-            name, _, value = setting.partition("=")
-            name = name.strip().replace("-", "_")
-            if name not in kinds:
-                raise TrainingError(f"a policy has no {name!r}; it has {', '.join(kinds)}")
-            changes[name] = _read(kinds[name], name, value.strip())
-        return replace(self, **changes)
+        return with_settings(self, settings, called="a policy", refusal=TrainingError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,14 +170,46 @@ def _times(window: str) -> tuple[time, time]:
         raise TrainingError(f"a window is HH:MM-HH:MM, such as 23:00-06:30, got {window!r}") from cause
 
 
-def _read(kind: type, name: str, value: str) -> Any:
+class _Settings(Protocol):
+    """Any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Policy = TypeVar("Policy", bound=_Settings)
+
+
+def with_settings(policy: Policy, settings: Iterable[str], *, called: str, refusal: type[Exception]) -> Policy:
+    """A policy with `NAME=VALUE` settings, as a command line gives them.
+
+    Args:
+        policy: A frozen dataclass of numbers, texts, and yes or no.
+        settings: Hyphens in names count as underscores.
+        called: How the refusal calls the policy, such as `a policy`.
+        refusal: What is raised.
+
+    Raises:
+        refusal: No such name, or a value of another kind; what the policy itself refuses, it raises itself.
+    """
+    kinds = {item.name: type(getattr(policy, item.name)) for item in fields(policy)}
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        name = name.strip().replace("-", "_")
+        if name not in kinds:
+            raise refusal(f"{called} has no {name!r:.40}; it has {', '.join(kinds)}")
+        changes[name] = _read(kinds[name], name, value.strip(), refusal)
+    return replace(policy, **changes)
+
+
+def _read(kind: type, name: str, value: str, refusal: type[Exception]) -> Any:
     if kind is bool:
         if value.lower() not in ("yes", "no", "true", "false"):
-            raise TrainingError(f"{name} is yes or no, got {value!r}")
+            raise refusal(f"{name} is yes or no, got {value!r:.40}")
         return value.lower() in ("yes", "true")
     if kind is str:
         return value
     try:
         return float(value)
     except ValueError as cause:
-        raise TrainingError(f"{name} is a number, got {value!r}") from cause
+        raise refusal(f"{name} is a number, got {value!r:.40}") from cause

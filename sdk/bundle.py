@@ -32,6 +32,7 @@ __all__ = [
     "FileRecord",
     "Manifest",
     "cache_folder",
+    "checkpoint_digest",
     "default_bundle",
     "write_manifest",
 ]
@@ -88,8 +89,7 @@ class Manifest:
     @property
     def base_digest(self) -> str:
         """Digest over BASE_FILES, "sha256:…": an adapter fits a base exactly when these agree."""
-        lines = "".join(f"{self.files[path].sha256}  {path}\n" for path in BASE_FILES)
-        return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
+        return _over_files({path: self.files[path].sha256 for path in BASE_FILES})
 
     @property
     def digest(self) -> str:
@@ -401,6 +401,22 @@ def _walk(folder: Path) -> Iterator[tuple[str, int]]:
 
 def _is_regular_file(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
+
+
+def checkpoint_digest(checkpoint: Path) -> str:
+    """What Manifest.base_digest is for a bundle with this checkpoint, before there is one; missing files are left out.
+
+    Raises:
+        OSError: A file of it cannot be read.
+    """
+    files = {path: checkpoint / path.removeprefix(f"{CHECKPOINT}/") for path in BASE_FILES}
+    return _over_files({path: _sha256(file) for path, file in files.items() if file.is_file()})
+
+
+def _over_files(digests: Mapping[str, str]) -> str:
+    """One digest over files and their own, in their order, "sha256:…"."""
+    lines = "".join(f"{digest}  {path}\n" for path, digest in digests.items())
+    return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -202,6 +202,7 @@ class _Run:
         self.order = _order(lessons, recipe)
         self.turn = len(self.order) - round(len(self.order) * recipe.quantised_share)  # First step on the grid.
         self.grids: dict[str, Grid] = {}
+        self.inside: dict[str, Tensor] = {}  # Of what `show` put on its grid: where gradients pass.
         self.done = self.tokens = 0
         self.losses: list[tuple[int, float]] = []
         self.smooth = math.nan
@@ -234,7 +235,8 @@ class _Run:
         for name, parameter in self.trained.items():
             latent = self.latent[name]
             if grid := self.grids.get(name):
-                parameter.copy_(grid.values(latent))
+                values, self.inside[name] = grid.seen(latent)
+                parameter.copy_(values)
             else:
                 parameter.copy_(latent.half() if self.grids else latent)  # Norms are stored in float16.
 
@@ -272,8 +274,8 @@ class _Run:
         for name, parameter in self.trained.items():
             gradient = parameter.grad
             assert gradient is not None
-            if grid := self.grids.get(name):
-                gradient = gradient * grid.inside(self.latent[name])
+            if name in self.inside:
+                gradient = gradient * self.inside[name]
             self.latent[name].grad = gradient
             parameter.grad = None
         norm = nn.utils.clip_grad_norm_(list(self.latent.values()), CLIP)

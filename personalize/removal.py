@@ -127,12 +127,16 @@ def take_out(home: Home, store: Store, runs: Collection[str], *, everything: boo
     if not everything:
         for shelf, adapter in first.items():
             _require_predecessor(shelf, adapter)
-    undone: list[str] = []
-    for shelf, adapter in first.items():
-        if adapter is not None:
-            undone += shelf.undo(adapter)
-    nights = {adapter.removeprefix("night-") for adapter in undone if adapter.startswith("night-")} | set(runs)
-    return Undone(adapters=tuple(undone), runs=tuple(sorted(nights)), fresh=store.unmark_trained(nights))
+    gone = {shelf: shelf.since(adapter) for shelf, adapter in first.items() if adapter is not None}
+    undone = [name for names in gone.values() for name in names]
+    later = {name.removeprefix("night-") for name in undone if name.startswith("night-")} - set(runs)
+    # Whoever is killed anywhere here may ask again: what `runs` learned is marked as learned until the end.
+    fresh = store.unmark_trained(later)
+    for shelf, names in gone.items():
+        shelf.undo(names[0])
+    Shelf(home).sweep()  # What an earlier call took from its line and did not come to delete.
+    nights = tuple(sorted(later | set(runs)))
+    return Undone(adapters=tuple(undone), runs=nights, fresh=fresh + store.unmark_trained(runs))
 
 
 def _require_predecessor(shelf: Shelf, adapter: str | None) -> None:

@@ -92,7 +92,7 @@ class Shelf:
         Raises:
             AdapterError, HomeError: Nothing changed; the adapter before stays in use.
         """
-        self._sweep()
+        self.sweep()
         line, carried = self.history, {}
         if "carried" not in label and (before := self.label()) and before.get("carried"):
             carried = {"carried": before["carried"]}
@@ -132,11 +132,15 @@ class Shelf:
         line = self.history
         if name not in line:
             raise AdapterError(f"line {self.name} has no adapter {name}; `limbeck adapter list` names those it has")
-        kept, undone = line[: line.index(name)], [gone for gone in line[line.index(name) :] if gone]
+        kept, undone = line[: line.index(name)], self.since(name)
         self._write(kept)
         for gone in undone:
             shutil.rmtree(self._folder(gone))
         return undone
+
+    def since(self, name: str) -> list[str]:
+        """Names of an adapter of this line and of all that came after it, oldest first."""
+        return [later for later in self.history[self.history.index(name) :] if later]
 
     def label_of(self, name: str) -> dict[str, Any]:
         """What an adapter of this home cost and proved.
@@ -159,7 +163,8 @@ class Shelf:
         # The keys of a home with one line go, or it would say two things.
         self._home.update_state(lines=lines | {self.name: line[-KEPT:]}, adapter=None, adapters=None)
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
+        """Delete what no line names: adapters that were half written or half deleted. Hold the home's lock."""
         named = {name for line in lines_of(self._home).values() for name in line}
         for folder in self._home.adapters.iterdir():
             if folder.name not in named:

@@ -172,7 +172,7 @@ def test_a_sweep_that_knows_its_own_line_only_is_caught(home: Home, monkeypatch:
             if folder.name not in self.history:
                 shutil.rmtree(folder)
 
-    monkeypatch.setattr(Shelf, "_sweep", sweep)
+    monkeypatch.setattr(Shelf, "sweep", sweep)
     with pytest.raises((AssertionError, AdapterError)):
         test_each_line_has_an_adapter_of_its_own_and_no_sweep_takes_one_of_another(home)
 

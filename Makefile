@@ -11,8 +11,8 @@ help:  ## List these targets
 setup: $(SETUP)  ## Create .venv with the exact versions of constraints.txt (again when they change)
 demo: setup  ## One night of learning on real text, start to end, with a report page
 	.venv/bin/limbeck demo
-test: setup  ## Run the tests
-	$(RUN) pytest $(PYTEST)
+test: setup  ## Run the tests, in two processes
+	$(RUN) pytest --numprocesses 2 --dist loadfile $(PYTEST)
 check: setup  ## All that CI does: format, lint, types, who may import whom, tests with coverage
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .

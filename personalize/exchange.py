@@ -24,7 +24,17 @@ from personalize.merge import merge
 from personalize.retention import AdmittedAdapter, Verdict
 from personalize.shelf import Shelf, count_gate_use, lines_of
 
-__all__ = ["Carried", "Exchanged", "bring_in", "carried_over", "carry_over", "listed", "merge_lines", "send_out"]
+__all__ = [
+    "Carried",
+    "Exchanged",
+    "bring_in",
+    "carried_over",
+    "carry_over",
+    "gated",
+    "listed",
+    "merge_lines",
+    "send_out",
+]
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, done, total)."""
@@ -247,7 +257,7 @@ def carried_over(
         "own_gain": "not measured: a migration reads no private text",
     }
     home.free_disk_check(NEEDED_BYTES)
-    verdict, admitted = _gated(home, new, made.adapter, progress)
+    verdict, admitted = gated(home, new, made.adapter, progress)
     rest = {name: value for name, value in label.items() if name not in ("format", "adapter")}
     said = {"carried": [], **rest, "migration": {**facts, "from_base": old.digest, "from_adapter": shelf.in_use}}
     said |= {"before": shelf.in_use, "gate": _said(verdict)}
@@ -287,7 +297,7 @@ def _offered(
 ) -> Exchanged:
     """Ask the gate about a candidate, and put what it admits in use."""
     home.free_disk_check(NEEDED_BYTES)
-    verdict, admitted = _gated(home, base, candidate, progress)
+    verdict, admitted = gated(home, base, candidate, progress)
     if admitted:
         shelf.put(admitted, _new_name(kind), {"before": shelf.in_use, **label, "gate": _said(verdict)})
     return Exchanged(
@@ -299,8 +309,12 @@ def _offered(
     )
 
 
-def _gated(home: Home, base: Base, candidate: Adapter, progress: Progress) -> tuple[Verdict, AdmittedAdapter | None]:
-    """The gate from nothing to the candidate: what was in use before may have another shape."""
+def gated(home: Home, base: Base, candidate: Adapter, progress: Progress) -> tuple[Verdict, AdmittedAdapter | None]:
+    """The gate from nothing to the candidate: what was in use before may have another shape. Hold the home's lock.
+
+    Raises:
+        LedgerError, ProbeError: The gate could not be asked; nothing is admitted.
+    """
     probes, bare = base.gate(), candidate.scaled(0.0)
     ledger = open_ledger(home)
     try:

@@ -186,6 +186,16 @@ class Bundle:
         """Public rehearsal examples, one object an item."""
         return self._lines(REHEARSAL)
 
+    def require_intact(self, path: str) -> None:
+        """Read a file that something is about to be decided by, and compare its digest.
+
+        Raises:
+            BundleError: It is not in the manifest, or is not the file that the manifest names.
+        """
+        record = self.manifest.files.get(path)
+        if record is None or _sha256(self.folder / path) != record.sha256:
+            raise BundleError(f"{path} does not match its digest in the manifest; get the bundle {self.folder} again")
+
     def packs(self) -> dict[str, Path]:
         """Kinds of text that public people taught something of: name to the folder of a personalize.pack.DomainPack.
 

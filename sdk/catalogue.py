@@ -18,6 +18,7 @@ __all__ = [
     "CHANNELS",
     "FORMAT",
     "Catalogue",
+    "ExtraKind",
     "Health",
     "Kind",
     "Release",
@@ -37,7 +38,9 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 BASE_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 MAX_RELEASES = 64  # Of one product in one channel; a device reads them all at every change.
 
-Kind = Literal["base", "adapter"]
+ExtraKind = Literal["adapter", "pack", "probes", "router"]
+"""What goes with a base and is released apart from it; see sdk.extra."""
+Kind = Literal["base", "adapter", "pack", "probes", "router"]
 
 
 def bucket(salt: str, device: str) -> int:
@@ -96,7 +99,7 @@ class Requirements:
     hardware: tuple[str, ...] = ()
     """Machine names, one of which must be the device's, such as arm64; empty: any."""
     base_digest: str | None = None
-    """Base that must be active, "sha256:…"; for adapters."""
+    """Base that must be active, "sha256:…"; for extras."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +129,7 @@ class Release:
     bytes: int
     """All its files together with the manifest."""
     base_digest: str
-    """Of this base; or, for an adapter, of the base that it fits; "sha256:…"."""
+    """Of this base; or, for an extra, of the base that it fits; "sha256:…"."""
     rollout: Rollout
     """Who may take it."""
     requires: Requirements = field(default_factory=Requirements)
@@ -144,7 +147,7 @@ class Catalogue:
     name: str
     """The product: the name in its bundles' manifests."""
     kind: Kind
-    """A base model, or an adapter for one."""
+    """A base model, or what kind of extra for one."""
     releases: tuple[Release, ...] = ()
     """Newest first."""
     revoked: tuple[str, ...] = ()
@@ -193,7 +196,7 @@ class Catalogue:
             )
         kind = _text(fields, "kind")
         if kind not in get_args(Kind):
-            raise CatalogueError(f"a catalogue lists a base or an adapter, not {kind!r:.40}")
+            raise CatalogueError(f"a catalogue lists {', '.join(get_args(Kind))}, not {kind!r:.40}; update limbeck")
         listed = _list(fields, "releases")
         if len(listed) > MAX_RELEASES:
             raise CatalogueError(f"the catalogue lists {len(listed)} releases, at most {MAX_RELEASES} are read")

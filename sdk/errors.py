@@ -39,7 +39,23 @@ SdkError
 │   ├── SigningKeyError  a signing key cannot be made or opened, or may not sign this; nothing was signed
 │   ├── ThresholdError   too few managers have signed; nothing was published
 │   └── RepositoryError  the repository is damaged, half uploaded or expired, or this machine's clock is wrong
+├── CloudError           the cloud gave no answer that counts; the device's own answer stands
+│   ├── CloudUnreachableError  offline, too slow, or the connection broke
+│   ├── CloudRefusedError      it answers, but with an error, a redirect, or no to this key
+│   ├── CloudGarbledError      what came is HTML, too long, or nothing that it should be
+│   └── ObliviousError         the way through relay and gateway fails; nobody on it could read anything
+│       ├── BinaryHttpError        bytes that are no binary HTTP message
+│       ├── EncapsulationError     a message that was not sealed for this key, or was changed on its way
+│       └── KeyConfigurationError  the gateway's keys cannot be read, trusted or used; nothing was sent
+├── HandOffError         a question could not be handed to a larger model as asked; nothing left the device
+│   ├── ConsentError     nobody consented to these bytes, or the file of consent is damaged
+│   ├── RedactionError   a text cannot be redacted so that its answer can be restored
+│   └── RouterError      the file of the router's calibration is damaged, or of another base or format
+├── ServeError           the local server cannot listen as asked; nothing was opened
 ├── AnswerError          a model's answer does not fit the schema of its task; nothing was done with it
+├── SchemaError          no answer can be guided by this schema; nothing was asked of the model
+├── GuardrailError       an app's own rule refused a prompt or an answer
+├── SessionError         a saved session cannot be read, or a tool cannot be offered; the session is as it was
 ├── UnknownTaskError     there is no device task of this name; nothing was done
 └── GenerationError      the runtime cannot answer this prompt; the runtime itself is fine
     └── PromptTooLongError  the prompt and the answer do not fit the model's context
@@ -52,33 +68,49 @@ __all__ = [
     "AlteredError",
     "AnswerError",
     "BasisError",
+    "BinaryHttpError",
     "BuildError",
     "BundleError",
     "CatalogueError",
     "ClockError",
+    "CloudError",
+    "CloudGarbledError",
+    "CloudRefusedError",
+    "CloudUnreachableError",
     "CompressionError",
+    "ConsentError",
     "ConversionError",
     "CostError",
     "CurriculumError",
     "DistillError",
+    "EncapsulationError",
     "EndpointError",
     "EvaluationError",
     "ExpiredError",
     "GenerationError",
+    "GuardrailError",
+    "HandOffError",
+    "KeyConfigurationError",
     "LicenceError",
     "NoBaseError",
     "NoRoomError",
     "NotRunError",
+    "ObliviousError",
     "PackageError",
     "PatchError",
     "PlanError",
     "PromptRefusedError",
     "PromptTooLongError",
+    "RedactionError",
     "ReleaseError",
     "ReplayedError",
     "RepositoryError",
+    "RouterError",
+    "SchemaError",
     "SdkError",
+    "ServeError",
     "ServerError",
+    "SessionError",
     "SigningKeyError",
     "SlotError",
     "SlowServerError",
@@ -139,6 +171,10 @@ class GenerationError(SdkError):
     """The runtime cannot answer this prompt; the runtime itself is fine."""
 
 
+class ServeError(SdkError):
+    """The local server cannot listen as asked; nothing was opened."""
+
+
 class PromptTooLongError(GenerationError):
     """The prompt and the answer do not fit the model's context."""
 
@@ -160,6 +196,25 @@ class CurriculumError(BuildError):
 
 class AnswerError(SdkError):
     """A model's answer does not fit the schema of its task; nothing was done with it."""
+
+
+class SchemaError(SdkError):
+    """No answer can be guided by this schema; nothing was asked of the model."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the schema cannot guide an answer: {why}")
+
+
+class GuardrailError(SdkError):
+    """An app's own rule refused a prompt or an answer; nothing was remembered of it."""
+
+    def __init__(self, why: str, *, of: str) -> None:
+        super().__init__(f"a guardrail refused the {of}: {why}")
+        self.of = of
+
+
+class SessionError(SdkError):
+    """A saved session cannot be read, or a tool cannot be offered; the session is as it was."""
 
 
 class UnknownTaskError(SdkError):
@@ -302,3 +357,55 @@ class SlotError(UpdateError):
 
 class UnhealthyError(UpdateError):
     """The new bundle failed its trial; it is remembered and not tried again."""
+
+
+class CloudError(SdkError):
+    """The cloud gave no answer that counts; the device's own answer stands."""
+
+
+class CloudUnreachableError(CloudError):
+    """The cloud is offline or too slow, or the connection broke."""
+
+
+class CloudRefusedError(CloudError):
+    """The cloud answers, but with an error, a redirect, or no to this key."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class CloudGarbledError(CloudError):
+    """What came is HTML, too long, or nothing that it should be."""
+
+
+class ObliviousError(CloudError):
+    """The way through relay and gateway fails; nobody on it could read anything."""
+
+
+class BinaryHttpError(ObliviousError):
+    """Bytes that are no binary HTTP message, or a message that has no such form."""
+
+
+class EncapsulationError(ObliviousError):
+    """A message that was not sealed for this key, or was changed on its way."""
+
+
+class KeyConfigurationError(ObliviousError):
+    """The gateway's keys cannot be read, trusted or used; nothing was sent."""
+
+
+class HandOffError(SdkError):
+    """A question could not be handed to a larger model as asked; nothing left the device."""
+
+
+class ConsentError(HandOffError):
+    """Nobody consented to these bytes, or the file of consent is damaged; nothing left the device."""
+
+
+class RedactionError(HandOffError):
+    """A text cannot be redacted so that its answer can be restored; nothing left the device."""
+
+
+class RouterError(HandOffError):
+    """The file of the router's calibration is damaged, or of another base or format."""

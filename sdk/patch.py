@@ -6,7 +6,7 @@ Rules:
     3. Memory is bounded whatever the patch says: one window of zstd and a few chunks, never a whole tensor.
     4. No file grows past the size in the new manifest: what would be more is refused before it is unpacked.
 
-Format `patch/1`: MAGIC, the length of the index (4 bytes, little-endian), the index (JSON in one zstd frame), then one
+Format `patch/2`: MAGIC, the length of the index (4 bytes, little-endian), the index (JSON in one zstd frame), then one
 zstd frame for each entry that has any. An entry says how one file of the new bundle comes about: `same`, as a file of
 the old one; `whole`; `patch`, against a file of the old one as a zstd dictionary; `parts`, as a row of parts, each
 `same`, `whole` or the arithmetic difference from old bytes, read as numbers of 4, 8, 16 or 32 bits.
@@ -14,6 +14,10 @@ the old one; `whole`; `patch`, against a file of the old one as a zstd dictionar
 A difference of two floats is that of their places in the order of all floats of that width, which is a bijection on
 the bit patterns: every NaN and both zeros survive. Small changes are then small numbers, whose bytes are stored plane
 by plane, low bytes first, chunk by chunk.
+
+A part `low-rank` is a float16 matrix that changed by a product of low rank (sdk.low_rank): the factors come first, then
+the differences from what they lead to. Format `patch/1` is the same without such parts; both are read, and a patch that
+has none is written as `patch/1`, so that older devices read it too.
 """
 
 import hashlib
@@ -29,6 +33,7 @@ from numpy.typing import NDArray
 
 from sdk.bundle import Bundle, Manifest
 from sdk.errors import PatchError
+from sdk.low_rank import MAX_RANK, MAX_SHIFT, Factors
 
 __all__ = [
     "CHUNK_BYTES",
@@ -43,13 +48,15 @@ __all__ = [
     "window_log",
 ]
 
-FORMAT = "patch/1"
-MAGIC = b"limbeck-patch/1\n"
+FORMAT, EARLIER = "patch/2", "patch/1"
+MAGICS = {name: f"limbeck-{name}\n".encode() for name in (EARLIER, FORMAT)}
+MAGIC = MAGICS[EARLIER]
 
 MAX_INDEX_BYTES = 8 * 1024 * 1024  # A few hundred tensors take some 50 KB; refused before it is unpacked.
 CHUNK_BYTES = 256 * 1024  # Of the new file; two or three of them are in memory at once.
 WINDOW_LOG = 23  # 8 MiB: what zstd's strongest levels use by themselves. A frame that wants more is refused.
 MAX_PATCHED_BYTES = 16 * 1024 * 1024  # The largest file that `patch` may read or make: both are held in memory.
+MAX_MATRIX_BYTES = 1 << 30  # A `low-rank` part; what is held of it are its factors, a fraction, and some rows.
 WIDTHS: dict[str, np.dtype[Any]] = {
     "4": np.dtype("u1"),
     "8": np.dtype("u1"),
@@ -66,11 +73,28 @@ class Part:
     """A run of bytes of a new file."""
 
     how: str
-    """`same`, `whole`, or the width of the numbers in bits: `4`, `8`, `16`, `32`."""
+    """`same`, `whole`, `low-rank`, or the width of the numbers in bits: `4`, `8`, `16`, `32`."""
     bytes: int
     """Length in the new file, and for all but `whole` in the old one, > 0."""
     at: int = 0
     """Where the run begins in the old file; 0 for `whole`."""
+    rank: int = 0
+    """Of `low-rank`: columns of the left factor, 1 to 64."""
+    columns: int = 0
+    """Of `low-rank`: columns of the matrix."""
+    shift: int = 0
+    """Of `low-rank`: the product counts times 2^-shift."""
+
+    @property
+    def chunk_bytes(self) -> int:
+        """How much of the part is stored at a time: for `low-rank` whole rows."""
+        row = 2 * self.columns
+        return CHUNK_BYTES if not row else row * max(1, CHUNK_BYTES // row)
+
+    @property
+    def stored_bytes(self) -> int:
+        """What stands before its differences."""
+        return Factors.size(self.bytes // (2 * self.columns), self.columns, self.rank) if self.rank else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,12 +174,16 @@ def packed_index(entries: list[Entry], *, old: Manifest, new: Manifest) -> bytes
     for entry in entries:
         row: dict[str, Any] = {"path": entry.path, "how": entry.how, "old": entry.old, "packed": entry.packed}
         if entry.parts:
-            row["parts"] = [[part.how, part.bytes, part.at] for part in entry.parts]
+            row["parts"] = [
+                [part.how, part.bytes, part.at, *((part.rank, part.columns, part.shift) if part.rank else ())]
+                for part in entry.parts
+            ]
         files.append(row)
-    fields = {"format": FORMAT, "from": old.digest, "to": new.digest, "files": files}
+    form = FORMAT if any(part.rank for entry in entries for part in entry.parts) else EARLIER
+    fields = {"format": form, "from": old.digest, "to": new.digest, "files": files}
     content = json.dumps(fields, separators=(",", ":")).encode()
     packed = zstandard.ZstdCompressor(level=19).compress(content)
-    return MAGIC + len(packed).to_bytes(4, "little") + packed
+    return MAGICS[form] + len(packed).to_bytes(4, "little") + packed
 
 
 def window_log(size: int) -> int:
@@ -175,14 +203,16 @@ def _unordered(places: NDArray[Any]) -> NDArray[Any]:
 
 
 def _read_index(file: BinaryIO, old: Bundle, manifest: Manifest) -> list[Entry]:
-    if file.read(len(MAGIC)) != MAGIC:
-        raise PatchError("the patch is not of format patch/1; update limbeck, or get the files whole")
+    begins = file.read(len(MAGIC))
+    form = next((name for name, magic in MAGICS.items() if magic == begins), None)
+    if form is None:
+        raise PatchError(f"the patch is not of format {FORMAT}; update limbeck, or get the files whole")
     packed = int.from_bytes(file.read(4), "little")
     try:
         content = _unpacked_whole(file.read(min(packed, MAX_INDEX_BYTES)), MAX_INDEX_BYTES)
         fields = json.loads(content)
         pair, wanted = (fields["from"], fields["to"]), (old.manifest.digest, manifest.digest)
-        if fields["format"] != FORMAT or pair != wanted:
+        if fields["format"] != form or pair != wanted:
             raise PatchError(
                 f"the patch leads from {pair[0]:.19}… to {pair[1]:.19}…, wanted is {wanted[0]:.19}… to "
                 f"{wanted[1]:.19}…; get the files whole"
@@ -198,9 +228,16 @@ def _read_index(file: BinaryIO, old: Bundle, manifest: Manifest) -> list[Entry]:
 
 
 def _entry(row: Mapping[str, Any]) -> Entry:
-    parts = tuple(Part(how=str(how), bytes=_whole(size), at=_whole(at)) for how, size, at in row.get("parts", ()))
+    parts = tuple(_part(*each) for each in row.get("parts", ()))
     old = None if row["old"] is None else str(row["old"])
     return Entry(path=str(row["path"]), how=str(row["how"]), old=old, packed=_whole(row["packed"]), parts=parts)
+
+
+def _part(how: Any, size: Any, at: Any, rank: Any = 0, columns: Any = 0, shift: Any = 0) -> Part:
+    if type(shift) is not int:
+        raise ValueError(f"{shift!r:.20} is no power")
+    more = {"rank": _whole(rank), "columns": _whole(columns), "shift": shift}
+    return Part(how=str(how), bytes=_whole(size), at=_whole(at), **more)
 
 
 def _whole(number: Any) -> int:
@@ -225,9 +262,19 @@ def _check_entry(entry: Entry, old: Manifest, new: Manifest) -> None:
 
 def _part_fits(part: Part, before: int) -> bool:
     if part.how == "whole":
-        return part.bytes > 0
+        return part.bytes > 0 and not part.rank
     inside = part.bytes > 0 and part.at + part.bytes <= before
+    if part.how == "low-rank":
+        return inside and _is_matrix(part)
+    if part.rank or part.columns:
+        return False
     return inside and (part.how == "same" or (part.how in WIDTHS and part.bytes % WIDTHS[part.how].itemsize == 0))
+
+
+def _is_matrix(part: Part) -> bool:
+    """Whether a `low-rank` part is one of whole rows whose factors are smaller than itself: they are held in memory."""
+    sane = 1 <= part.rank <= MAX_RANK and abs(part.shift) <= MAX_SHIFT and part.columns > 0
+    return sane and part.bytes % (2 * part.columns) == 0 and part.stored_bytes < part.bytes <= MAX_MATRIX_BYTES
 
 
 def _pieces(file: BinaryIO, entry: Entry, old: Bundle, manifest: Manifest) -> Iterator[bytes]:
@@ -243,7 +290,8 @@ def _pieces(file: BinaryIO, entry: Entry, old: Bundle, manifest: Manifest) -> It
             yield from _unpacked(file, entry.packed, size, 1 << WINDOW_LOG).take(size)
         else:
             with source.open("rb") as before:
-                yield from _from_parts(_unpacked(file, entry.packed, size, 1 << WINDOW_LOG), entry.parts, before)
+                made = size + sum(part.stored_bytes for part in entry.parts)
+                yield from _from_parts(_unpacked(file, entry.packed, made, 1 << WINDOW_LOG), entry.parts, before)
     except zstandard.ZstdError as cause:
         raise PatchError(f"the patch of {entry.path} cannot be unpacked ({cause}); get the files whole") from cause
 
@@ -254,11 +302,19 @@ def _from_parts(stored: "_unpacked", parts: tuple[Part, ...], before: BinaryIO) 
             yield from _copied(before, part.at, part.bytes)
         elif part.how == "whole":
             yield from stored.take(part.bytes, end=False)
+        elif part.how == "low-rank":
+            rows = part.bytes // (2 * part.columns)
+            factors = Factors.from_bytes(stored.read(part.stored_bytes), rows, part.columns, part.rank, part.shift)
+            for at in range(0, part.bytes, part.chunk_bytes):
+                length = min(part.chunk_bytes, part.bytes - at)
+                run = np.frombuffer(b"".join(_copied(before, part.at + at, length)), np.uint8)
+                led = factors.after(run, at // (2 * part.columns))
+                yield changed_back(led, stored.read(length), "16")
         else:
             for at in range(0, part.bytes, CHUNK_BYTES):
                 length = min(CHUNK_BYTES, part.bytes - at)
-                run = b"".join(_copied(before, part.at + at, length))
-                yield changed_back(np.frombuffer(run, np.uint8), stored.read(length), part.how)
+                run = np.frombuffer(b"".join(_copied(before, part.at + at, length)), np.uint8)
+                yield changed_back(run, stored.read(length), part.how)
     stored.finish()
 
 

@@ -17,7 +17,9 @@ from typing import Any
 import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("limbeck", deadline=None)  # A busy machine is no failing law.
+hypothesis.settings.register_profile(  # A busy machine is no failing law.
+    "limbeck", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("limbeck")
 
 REPOSITORY = Path(__file__).parent.parent

@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -73,9 +73,11 @@ def chat(answer: str | None = None, *, finish: str = "stop", usage: tuple[int, i
     return act
 
 
-def hang(seconds: float) -> Act:
-    """Say nothing for a while, then end."""
-    return lambda handler, body: time.sleep(seconds)
+def hang(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+    """Say nothing until the client leaves."""
+    handler.connection.settimeout(60)
+    with suppress(OSError):
+        handler.connection.recv(1)
 
 
 def hang_up(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:

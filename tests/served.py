@@ -38,13 +38,15 @@ from sdk.device.fetch import Patience
 from sdk.device.install import Updates
 from sdk.device.repository import Source
 
-__all__ = ["CHANNEL", "QUICK", "Fault", "Served", "device", "digest", "healthy", "numbers_bundle", "served"]
+__all__ = ["CHANNEL", "PATIENT", "QUICK", "Fault", "Served", "device", "digest", "healthy", "numbers_bundle", "served"]
 
 CHANNEL = "stable"
 SALT = "00112233445566aa"
 LENIENT = Health(loss_ratio_ppm=10_000_000, agreement_per10k=0, seconds=300, memory_mb=8_000)
 
+PATIENT = Patience(seconds=60.0, grace_seconds=60.0, pause_seconds=0.001)  # A busy machine is no slow server.
 QUICK = Patience(seconds=0.3, grace_seconds=0.2, bytes_per_second=1_000_000, pause_seconds=0.001)
+"""Only for servers that are to be found too slow: on a busy machine, every other one would be as well."""
 
 Fault = Callable[[BaseHTTPRequestHandler, bytes, int], bool]
 """Given the request, the whole body and the asked offset; answers by itself and returns True, or returns False."""
@@ -208,6 +210,7 @@ def served(repository: Served) -> Iterator[Served]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # Head and body are two writes: the second waited 40 ms for the first.
 
         def log_message(self, *args: object) -> None:
             pass
@@ -265,7 +268,7 @@ def healthy(task: str, old: Bundle | None, new: Bundle, **limits: Any) -> dict[s
 
 def device(home: Path, repository: Served, factory: Bundle | None, **settings: Any) -> Updates:
     """A device that follows the repository with the root that it was shipped with."""
-    settings = {"asked": healthy, "patience": QUICK, "on_metered": lambda: None, **settings}
+    settings = {"asked": healthy, "patience": PATIENT, "on_metered": lambda: None, **settings}
     updates = Updates(Home.open(home), factory=lambda: factory, **settings)
     updates.follow(Source(url=repository.url, channel=CHANNEL, name=repository.name), repository.first_root)
     return updates

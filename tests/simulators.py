@@ -5,7 +5,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,9 @@ from securesystemslib.signer import CryptoSigner, SSlibKey
 from tuf.api.metadata import Key
 
 from sdk.bundle import Bundle, write_manifest
+from sdk.device.server.answering import Answering
+from sdk.device.server.limits import Limits
+from sdk.device.server.listen import running
 from sdk.release import offers, sign
 from sdk.release.keys import OWNER, SigningKey
 from sdk.release.payload import open_payload
@@ -119,6 +122,14 @@ class ReleaseHouse:
         self.add(bundle, **how)  # type: ignore[arg-type]
         self.sign(*(people or (ANA, BEN)))
         return self.publish()
+
+
+def serving(answering: Answering, **limits: float) -> AbstractContextManager[str]:
+    """A server of `limbeck serve` on a free port of this machine for a `with` block; gives its base URL, …/v1.
+
+    Such as serving(Local.open(home, bundle=bundle)), where Local is sdk.device.server.local's.
+    """
+    return running(answering, limits=Limits(**limits))  # type: ignore[arg-type]
 
 
 @contextmanager

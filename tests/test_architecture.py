@@ -29,17 +29,21 @@ DOORS: dict[str, tuple[str, ...]] = {
     ),
     "datasketch": ("sdk.build.curriculum.near",),
     "dp_accounting": ("privacy.accounting", "privacy.verify"),
+    "fastapi": ("sdk.device.server.app",),
     "filelock": ("sdk.build.package", "sdk.device.slots", "sdk.release.repository"),
     "gguf": ("sdk.build.teachers.gguf_file",),
     "hypothesis": (),  # Tests.
     "jinja2": ("sdk.build.evaluate.page", "sdk.demo.page", "sdk.release.page", "privacy.report"),
     "keyring": ("privacy.system_keyring",),
+    "llguidance": ("sdk.device.answers.grammar", "sdk.device.server.grammar"),
     "numpy": ("sdk", "personalize", "privacy"),
     "opacus": (),  # Oracle in tests: per-example gradients and clipping.
     "peft": ("personalize.adapter",),
+    "phonenumbers": ("sdk.device.handoff.found",),
     "platformdirs": ("personalize.home", "privacy.anchor", "sdk.bundle"),
     "psutil": ("personalize.sensors", "sdk.device.install", "sdk.device.trial"),
-    "pydantic": ("sdk.tasks",),
+    "pyhpke": ("sdk.device.oblivious",),
+    "pydantic": ("sdk.device.answers", "sdk.device.assistant", "sdk.device.server", "sdk.tasks"),
     "rich": ("sdk.cli", "sdk.demo"),
     "safetensors": (
         "personalize.adapter",
@@ -66,6 +70,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "transformers": ("sdk.build", "sdk.checkpoint", "sdk.device"),
     "tuf": ("sdk.device.fetch", "sdk.device.repository", "sdk.release"),
     "urllib3": ("sdk.device.fetch", "sdk.release.verify"),
+    "uvicorn": ("sdk.device.server.connection", "sdk.device.server.listen"),
     "zstandard": ("sdk.patch", "sdk.release.delta"),
 }
 """Each third-party library and the modules (or packages) that may import it."""

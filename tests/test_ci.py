@@ -1,4 +1,4 @@
-"""`.ci/run` installs a browser where it may, goes on where it may not, and ends with what the checks said."""
+"""`.ci/run` installs a browser and nginx where it may, goes on where it may not, and ends with what the checks said."""
 
 import os
 import shutil
@@ -28,20 +28,25 @@ def ran(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run([bash, RUN], env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_chromium_is_installed_by_root_without_a_question(tmp_path: Path) -> None:
+def test_chromium_and_nginx_are_installed_by_root_without_a_question(tmp_path: Path) -> None:
     done = ran(machine(tmp_path, apt_get='echo "$DEBIAN_FRONTEND $*" >> "$HOME/asked"; echo noise'))
     assert (done.returncode, done.stdout) == (0, "7 passed\n")
     update, install = (tmp_path / "asked").read_text().splitlines()
     assert update.startswith("noninteractive")
     assert update.endswith("update")
-    assert install.endswith("install -y --no-install-recommends chromium")
+    assert install.endswith("install -y --no-install-recommends chromium nginx-light")
     assert "skipped" not in done.stderr
 
 
-def test_a_browser_that_is_there_is_not_installed_again(tmp_path: Path) -> None:
-    done = ran(machine(tmp_path, chromium="true", apt_get='touch "$HOME/asked"'))
+def test_what_is_there_is_not_installed_again(tmp_path: Path) -> None:
+    done = ran(machine(tmp_path, chromium="true", nginx="true", apt_get='touch "$HOME/asked"'))
     assert done.stdout == "7 passed\n"
     assert not (tmp_path / "asked").exists()
+
+
+def test_only_what_is_missing_is_installed(tmp_path: Path) -> None:
+    ran(machine(tmp_path, chromium="true", apt_get='echo "$*" >> "$HOME/asked"'))
+    assert (tmp_path / "asked").read_text().splitlines()[-1].endswith("--no-install-recommends nginx-light")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +62,7 @@ def test_a_browser_that_is_there_is_not_installed_again(tmp_path: Path) -> None:
 def test_where_it_cannot_be_installed_the_checks_run_all_the_same(programs: dict[str, str], tmp_path: Path) -> None:
     done = ran(machine(tmp_path, **programs))
     assert (done.returncode, done.stdout) == (0, "7 passed\n")
-    assert "the page tests will be skipped" in done.stderr
+    assert "the page tests or the relay's will be skipped" in done.stderr
     assert not (tmp_path / "asked").exists()
 
 

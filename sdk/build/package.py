@@ -24,8 +24,18 @@ from sdk.build.checkpoint import save_checkpoint
 from sdk.build.materials import bill_of_materials
 from sdk.build.probes import write_probes
 from sdk.build.teacher import load_gguf
-from sdk.bundle import BASE_FILES, BASIS, CHECKPOINT, Bundle, cache_folder, chosen_bundle, write_manifest
-from sdk.errors import BuildError, BundleError, NoRoomError, TeacherError
+from sdk.bundle import (
+    BASE_FILES,
+    BASIS,
+    CHECKPOINT,
+    Bundle,
+    cache_folder,
+    checkpoint_digest,
+    chosen_bundle,
+    write_manifest,
+)
+from sdk.confidence import Calibration
+from sdk.errors import BuildError, BundleError, NoRoomError, RouterError, TeacherError
 
 __all__ = ["Progress", "add_pack", "make_base", "open_base", "package_student", "require_name", "smollm2_gguf"]
 
@@ -140,9 +150,16 @@ def add_pack(bundle: Bundle, pack: DomainPack, *, name: str) -> Bundle:
 
 
 def package_student(
-    student: Path, out: Path, *, name: str, version: str, card: Path, scorecard: Path | None = None
+    student: Path,
+    out: Path,
+    *,
+    name: str,
+    version: str,
+    card: Path,
+    scorecard: Path | None = None,
+    router: Path | None = None,
 ) -> Bundle:
-    """Put a student's folder, probes, rehearsal texts, card, bill of materials and scorecard into one bundle.
+    """Put a student's folder, probes, rehearsal texts, card, bill of materials, scorecard and router into one bundle.
 
     Args:
         student: Folder that sdk.build.student_folder wrote.
@@ -151,15 +168,19 @@ def package_student(
         version: Under that name.
         card: Markdown.
         scorecard: JSON of sdk.build.evaluate; None leaves it out.
+        router: What sdk.build.router wrote for this student; None leaves it out, and every answer stays on the device.
 
     Raises:
         BuildError: The student's folder is not whole, `out` holds other files, or the disk; `out` is as it was.
+        RouterError: The router is damaged, or of another student; `out` is as it was.
     """
     missing = [file for file in (*STUDENT_FILES, "plan.json", "training.json") if not (student / file).is_file()]
     if missing:
         raise BuildError(f"{student} lacks {missing[0]}; make the student with `limbeck build distill`")
     if out.exists() and not (out / "manifest.json").exists() and any(out.iterdir()):
         raise BuildError(f"{out} holds other files; name another folder")
+    if router is not None and Calibration.parse(router.read_bytes()).base_digest != checkpoint_digest(student):
+        raise RouterError(f"{router} was calibrated on another student; run `limbeck build router {student}`")
     out.parent.mkdir(parents=True, exist_ok=True)
     with _disk_errors_translated(out.parent), _alone(out.parent, lambda step, done: None):
         try:
@@ -168,6 +189,8 @@ def package_student(
             shutil.copyfile(card, fresh / "card.md")
             if scorecard is not None:
                 shutil.copyfile(scorecard, fresh / "scorecard.json")
+            if router is not None:
+                shutil.copyfile(router, fresh / "router.json")
             training = json.loads((student / "training.json").read_bytes())
             write_manifest(
                 fresh,

@@ -226,10 +226,12 @@ def migrate(old: Path, line: str | None, base: Path | None, home: Path | None, a
 
 def _base(folder: Path | None, tell: Tell, home: Path | None) -> "Base":
     """A loaded base: the one in `folder`, else the default one, built into the cache if it is missing."""
+    from personalize import Home
     from sdk.build.package import open_base
     from sdk.bundle import Bundle
     from sdk.device.night import base_of
 
-    if folder:
-        return base_of(Bundle.open(folder))
-    return base_of(open_base(lambda step, done: tell(step, round(100 * done), 100), home=home))
+    bundle = (
+        Bundle.open(folder) if folder else open_base(lambda step, done: tell(step, round(100 * done), 100), home=home)
+    )
+    return base_of(bundle, home=Home.open(home).path)

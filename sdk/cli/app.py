@@ -7,12 +7,16 @@ import click
 from personalize.errors import PersonalizeError
 from privacy.errors import PrivacyError
 from sdk.cli.adapter import adapter
+from sdk.cli.ask import ask
 from sdk.cli.build import build
 from sdk.cli.demo import demo
 from sdk.cli.device import device
-from sdk.cli.person import ask, forget, learn, remember, status
+from sdk.cli.oblivious import oblivious
+from sdk.cli.person import forget, learn, remember, status
 from sdk.cli.privacy import privacy
 from sdk.cli.release import release
+from sdk.cli.router import consent
+from sdk.cli.serve import serve
 from sdk.errors import SdkError
 
 __all__ = ["cli", "main"]
@@ -24,8 +28,9 @@ def cli() -> None:
     """Learn from one person on their own device: private, gated, reversible."""
 
 
-for command in (demo, remember, forget, learn, ask, status, adapter, privacy, build, release, device):
+for command in (demo, remember, forget, learn, ask, serve, status, consent, adapter, privacy, build, release, device):
     cli.add_command(command)
+cli.add_command(oblivious)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from sdk.cli.curriculum import curriculum
 from sdk.cli.distill import distill, package, plan
 from sdk.cli.evaluate import evaluate
 from sdk.cli.options import shown_progress
+from sdk.cli.router import router
 from sdk.cli.shapes import exits, experts
 from sdk.cli.text import text
 
@@ -34,6 +35,7 @@ build.add_command(distill)
 build.add_command(package)
 build.add_command(plan)
 build.add_command(evaluate)
+build.add_command(router)
 build.add_command(text)
 
 

@@ -1,4 +1,4 @@
-"""The commands of a device: signed updates of the base, looked for, installed, tried, taken back."""
+"""The commands of a device: signed updates of the base and of what goes with it, installed, tried, taken back."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -9,8 +9,9 @@ import click
 from sdk.cli.options import Tell, answer, home_option, json_option, shown_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from sdk.device.extend import Additions, Extended
     from sdk.device.install import Outcome, Updates
 
 __all__ = ["device"]
@@ -18,7 +19,7 @@ __all__ = ["device"]
 
 @click.group()
 def device() -> None:
-    """Signed updates of this device's base model."""
+    """Signed updates of this device's base model, and of what goes with it."""
 
 
 def source_options(command: "Callable[..., Any]") -> "Callable[..., Any]":
@@ -26,8 +27,10 @@ def source_options(command: "Callable[..., Any]") -> "Callable[..., Any]":
     options = (
         click.option("--repository", help="Address of the release repository. [as before]"),
         click.option("--root", type=click.Path(path_type=Path, dir_okay=False), help="Its root.json. [as before]"),
-        click.option("--product", help="Name of the bundles. [that of the active base]"),
-        click.option("--channel", default="stable", show_default=True, help="stable or testing."),
+        click.option("--product", help="Name of the bundles, or of an extra. [the active base]"),
+        click.option(
+            "--channel", default="stable", show_default=True, help="stable or testing; adapters for an extra."
+        ),
         click.option("--from", "carried", type=click.Path(path_type=Path, dir_okay=False), help="An offline file."),
         click.option("--force-check", is_flag=True, help="Do not wait for the rollout to reach this device."),
     )
@@ -52,6 +55,9 @@ def check(
 ) -> None:
     """Say what could be installed, and why it is or is not for this device. Installs nothing."""
     updates = _followed(home, (), repository, root, product, channel)
+    if name := _extra(product, channel):
+        _answer_extra(_additions(updates).check(name, force=force_check, carried=carried), as_json=as_json)
+        return
     _answer(updates.check(force=force_check, carried=carried), as_json=as_json)
 
 
@@ -71,19 +77,44 @@ def install(
     home: Path | None,
     as_json: bool,
 ) -> None:
-    """Fetch, verify and try the newest release for this device; switch to it if it passes. Ctrl-C loses nothing."""
+    """Fetch, verify and try the newest release for this device; switch to it if it passes. Ctrl-C loses nothing.
+
+    Then the same for every extra that is installed. With --channel adapters --product NAME: that extra alone.
+    """
     updates = _followed(home, policy, repository, root, product, channel)
     with shown_progress() as tell:
-        made = updates.install(force=force_check, carried=carried, progress=_in_kilobytes(tell))
-    _answer(made, as_json=as_json)
+        told, additions = _in_kilobytes(tell), _additions(updates)
+        if name := _extra(product, channel):
+            extra = additions.install(name, force=force_check, carried=carried, progress=told)
+        else:
+            made = updates.install(force=force_check, carried=carried, progress=told)
+            extras = additions.install_all(progress=told) if carried is None else []
+    if name:
+        _answer_extra(extra, as_json=as_json)
+    else:
+        _answer(made, extras, as_json=as_json)
 
 
 @device.command()
+@click.option("--product", help="An extra instead of the base.")
 @home_option
 @json_option
-def rollback(home: Path | None, as_json: bool) -> None:
+def rollback(product: str | None, home: Path | None, as_json: bool) -> None:
     """Make the version before active again, with the adapters that it had. The one left is not installed again."""
-    _answer(_updates(home).rollback(), as_json=as_json)
+    updates = _updates(home)
+    if product:
+        _answer_extra(_additions(updates).roll_back(product), as_json=as_json)
+        return
+    _answer(updates.rollback(), as_json=as_json)
+
+
+@device.command()
+@click.argument("product")
+@home_option
+@json_option
+def remove(product: str, home: Path | None, as_json: bool) -> None:
+    """Take the extra PRODUCT out of use, for every base, and look for it no more."""
+    _answer_extra(_additions(_updates(home)).remove(product), as_json=as_json)
 
 
 @device.command()
@@ -91,19 +122,35 @@ def rollback(home: Path | None, as_json: bool) -> None:
 @json_option
 def status(home: Path | None, as_json: bool) -> None:
     """Say what is active, what was before, where updates come from and what failed. Asks nobody."""
-    facts = _updates(home).status()
+    updates = _updates(home)
+    additions = _additions(updates)
+    facts = updates.status() | {"extras": additions.status()}
+    facts["failed"] += additions.failed()
     source = facts["source"]
     lines = [
         f"active   {facts['active']}" + (f", slot {facts['slot']}" if facts["slot"] != "shipped" else ""),
         f"before   {facts['before'] or 'none: nothing to roll back to'}",
         f"source   {_named(source) if source else 'none; --repository URL and --root FILE name one'}",
         f"asked    {facts['seen'] or 'never'}",
-        f"on disk  {facts['megabytes']:.1f} MB in slots and downloads",
+        f"on disk  {facts['megabytes']:.1f} MB in slots, extras and downloads",
     ]
+    lines += [_extra_line(each) for each in facts["extras"]]
     if facts["staged"]:
         lines.append(f"staged   version {facts['staged']} waits; `limbeck device install` goes on")
-    lines += [f"failed   version {one['version']}, {one['at']}: {one['why']}" for one in facts["failed"]]
+    lines += [
+        f"failed   {one.get('product', 'version')} {one['version']}, {one['at']}: {one['why']}"
+        for one in facts["failed"]
+    ]
     answer(facts, "\n".join(lines), as_json=as_json)
+
+
+def _extra_line(each: dict[str, Any]) -> str:
+    if each["version"] is None:
+        return (
+            f"extra    {each['product']} ({each['kind']}): nothing for this base; `limbeck device install` looks again"
+        )
+    before = f"; before: version {each['before']}" if each["before"] else ""
+    return f"extra    {each['product']} ({each['kind']}), version {each['version']}{before}"
 
 
 def _named(source: dict[str, Any]) -> str:
@@ -116,6 +163,21 @@ def _updates(home: Path | None, policy: tuple[str, ...] = ()) -> "Updates":
     from sdk.device.install import Updates
 
     return Updates(Home.open(home), policy=UpdatePolicy().changed(policy))
+
+
+def _additions(updates: "Updates") -> "Additions":
+    from sdk.device.extend import Additions
+
+    return Additions(updates)
+
+
+def _extra(product: str | None, channel: str) -> str | None:
+    """Name of the extra that is meant; None: the base is."""
+    if channel != "adapters":
+        return None
+    if product is None:
+        raise click.UsageError("the channel adapters has many products, so say which with --product NAME")
+    return product
 
 
 def _followed(
@@ -133,11 +195,12 @@ def _followed(
         raise click.UsageError("--repository and --root go together: an address is worth nothing without its root")
     updates = _updates(home, policy)
     if repository and root:
-        active = updates.active_or_none()
-        name = product or (active.manifest.name if active else None)
+        active, extra = updates.active_or_none(), _extra(product, channel)
+        name = (None if extra else product) or (active.manifest.name if active else None)
         if name is None:
-            raise click.UsageError("there is no base here yet, so say which with --product NAME")
-        updates.follow(Source(url=repository, channel=channel, name=name), root.read_bytes())
+            raise click.UsageError("there is no base here yet, so say which with --product NAME, without --channel")
+        base_channel = "stable" if extra else channel
+        updates.follow(Source(url=repository, channel=base_channel, name=name), root.read_bytes())
     return updates
 
 
@@ -153,9 +216,14 @@ def _in_kilobytes(tell: Tell) -> Tell:
     return told
 
 
-def _answer(made: "Outcome", *, as_json: bool) -> None:
+def _answer(made: "Outcome", extras: "Sequence[Extended]" = (), *, as_json: bool) -> None:
     lines = [made.words, *(_became(name, facts) for name, facts in made.adapters.items())]
-    answer(asdict(made), "\n".join(lines), as_json=as_json)
+    lines += [extra.words for extra in extras]
+    answer(asdict(made) | {"extras": [asdict(extra) for extra in extras]}, "\n".join(lines), as_json=as_json)
+
+
+def _answer_extra(made: "Extended", *, as_json: bool) -> None:
+    answer(asdict(made), made.words, as_json=as_json)
 
 
 def _became(name: str, facts: dict[str, Any]) -> str:

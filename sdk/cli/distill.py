@@ -67,14 +67,22 @@ def distill(plan_file: Path, out: Path, work: Path | None, accept_licence: tuple
 @click.option("--version", required=True, help="Version under that name.")
 @click.option("--card", required=True, type=FILE, help="Model card, Markdown.")
 @click.option("--scorecard", type=FILE, help="What `limbeck build evaluate --out` wrote.")
+@click.option("--router", type=FILE, help="What `limbeck build router --out` wrote for this student.")
 @json_option
 def package(
-    student: Path, out: Path, name: str, version: str, card: Path, scorecard: Path | None, as_json: bool
+    student: Path,
+    out: Path,
+    name: str,
+    version: str,
+    card: Path,
+    scorecard: Path | None,
+    router: Path | None,
+    as_json: bool,
 ) -> None:
-    """Put a student, its probes, rehearsal texts, card, bill of materials and scorecard into one bundle."""
+    """Put a student, its probes, rehearsal texts, card, bill of materials, scorecard and router into one bundle."""
     from sdk.build.package import package_student
 
-    bundle = package_student(student, out, name=name, version=version, card=card, scorecard=scorecard)
+    bundle = package_student(student, out, name=name, version=version, card=card, scorecard=scorecard, router=router)
     size = sum(record.bytes for record in bundle.manifest.files.values())
     facts = {"folder": str(out), "name": name, "version": version, "base_digest": bundle.base_digest, "bytes": size}
     answer(facts, f"{name} {version}, {size / 1e6:.1f} MB\ndigest {bundle.base_digest}\nin     {out}", as_json=as_json)

@@ -1,6 +1,5 @@
-"""The person's commands: what to remember and forget, a night of learning, a question, how things stand."""
+"""The person's commands: what to remember and forget, a night of learning, how things stand."""
 
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from personalize.learner import Learner
     from sdk.bundle import Bundle
 
-__all__ = ["ask", "forget", "learn", "remember", "status"]
+__all__ = ["forget", "learn", "remember", "status"]
 
 
 @click.command()
@@ -134,7 +133,7 @@ def _learned_again(learner: "Learner") -> dict[str, Any]:
     from sdk.device.night import base_of, plan_of
 
     with shown_progress() as tell, stop_when_asked() as asked:
-        learner.base = base_of(_bundle(tell, learner.home.path))
+        learner.base = base_of(_bundle(tell, learner.home.path), home=learner.home.path)
         try:
             promised = learner.ledger.budget().unit
             plan = plan_of(learner.base, records=learner.public_count(promised)).for_unit(promised)
@@ -196,7 +195,7 @@ def learn(
     allowed = NightPolicy().changed(policy)
     place = Home.open(home)
     with shown_progress() as tell, stop_when_asked() as asked:
-        base = base_of(_bundle(tell, home), pack=pack)
+        base = base_of(_bundle(tell, home), pack=pack, home=place.path)
         learner = Learner(place, base, adapter=line)
         try:
             records = learner.public_count(Unit(unit))
@@ -220,37 +219,6 @@ def _bundle(tell: Tell, home: Path | None) -> "Bundle":
     from sdk.build.package import open_base
 
     return open_base(lambda step, done: tell(step, round(100 * done), 100), home=home)
-
-
-@click.command()
-@click.argument("prompt")
-@click.option("--tokens", type=click.IntRange(1, 4096), default=64, show_default=True, help="Longest answer.")
-@click.option(
-    "--temperature", type=click.FloatRange(0, 4), default=0.0, show_default=True, help="0 is the likeliest answer."
-)
-@click.option("--bare", is_flag=True, help="Without the learned adapter.")
-@adapter_option
-@home_option
-@json_option
-def ask(
-    prompt: str, tokens: int, temperature: float, bare: bool, line: str | None, home: Path | None, as_json: bool
-) -> None:
-    """Ask the base model with the newest admitted adapter; nothing leaves the device. PROMPT - reads stdin."""
-    from sdk.device.assistant import Assistant
-
-    if prompt == "-":
-        prompt = sys.stdin.read()
-    with shown_progress() as tell:
-        assistant = Assistant.open(home, bundle=_bundle(tell, home), adapter=not bare, line=line)
-    pieces: list[str] = []
-    for piece in assistant.stream(prompt, max_new_tokens=tokens, temperature=temperature):
-        pieces.append(piece)
-        if not as_json:
-            click.echo(piece, nl=False)
-    if as_json:
-        answer({"answer": "".join(pieces), "adapter": assistant.adapter_name}, "", as_json=True)
-    else:
-        click.echo()
 
 
 @click.command()

@@ -1,13 +1,20 @@
-"""What an app calls: answer, stream, remember, learn, on the device."""
+"""What an app calls: answer, stream, guided output, sessions, remember, learn, on the device.
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+Rules: an answer wears the adapter that was in use when it was asked for, to its end. A night runs beside the engine, so
+answers go on meanwhile; what it admits answers the next question, with no rebuild of the base.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, cast, overload
+
+from pydantic import BaseModel
 
 from personalize import Experience, Home
-from personalize.adapter import attached
+from personalize.experience import Signal
 from personalize.learner import Learner, NightReport
 from personalize.nightly import NoNight, learn_noted, learn_when_idle
 from personalize.plan import NightPlan
@@ -17,17 +24,55 @@ from personalize.shelf import Shelf
 from personalize.stopping import Stop
 from privacy import Unit
 from sdk.bundle import Bundle, default_bundle
+from sdk.device.answers.records import Answer, Piece
+from sdk.device.answers.schema import Schema, value_of
+from sdk.device.answers.session import Overflow, Session
+from sdk.device.answers.tools import Approve, Tool, ToolLimits
+from sdk.device.answers.writer import Asked, Writer
+from sdk.device.chat import Chat, Message
+from sdk.device.engines.protocol import Engine
+from sdk.device.engines.torch_engine import TorchEngine
 from sdk.device.night import base_of, plan_of
 from sdk.device.runtime import Runtime
 from sdk.device.slots import lease
+from sdk.errors import GenerationError, GuardrailError, NoBaseError, SdkError
+from sdk.tasks import Action, action_schema, read_answer
+from sdk.tasks import prompt as task_prompt
 
-__all__ = ["Assistant"]
+__all__ = ["Assistant", "Availability", "Guard"]
+
+Typed = TypeVar("Typed", bound=BaseModel)
+
+Guard = Callable[[str], str | None]
+"""An app's own rule: a text in, None to let it pass, or why it is refused."""
+
+TONES: Mapping[str, str] = {"shorter": "shorter", "polite": "politer", "formal": "formal"}
+Tone = Literal["shorter", "polite", "formal"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Availability:
+    """Whether this device can answer."""
+
+    state: Literal["ready", "no_base", "damaged"]
+    why: str
+    """One line for a person."""
 
 
 class Assistant:
     """A base model with the newest admitted adapter of one home."""
 
-    def __init__(self, runtime: Runtime, home: Home, *, adapter: bool = True, line: str | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        home: Home,
+        *,
+        adapter: bool = True,
+        line: str | None = None,
+        engine: Engine | None = None,
+        input_guards: Sequence[Guard] = (),
+        output_guards: Sequence[Guard] = (),
+    ) -> None:
         """Use `open`.
 
         Args:
@@ -35,11 +80,17 @@ class Assistant:
             home: Where experience, ledger and adapters are kept.
             adapter: Whether to answer with the adapter in use.
             line: Which of the home's adapters; None is the one that was chosen last.
+            engine: What computes the answers, of the same base; None is torch on the runtime's weights.
+            input_guards: Asked about each prompt before the model sees it.
+            output_guards: Asked about each answer before anybody sees it, so that streams come in one piece.
         """
         self._runtime, self._home, self._wanted, self._line = runtime, home, adapter, line
         self.adapter_name: str | None = None
+        self._key: str | None = None
         self._lease = lease(runtime.bundle)  # While this assistant lives, no update overwrites the slot it reads.
-        self._attached = ExitStack()
+        chat = Chat(bundle=runtime.bundle, tokenizer=runtime.tokenizer, stop_tokens=runtime.stop_tokens)
+        self._writer = Writer(engine or TorchEngine(runtime), chat)
+        self._input_guards, self._output_guards = tuple(input_guards), tuple(output_guards)
         self._reload()
 
     @classmethod
@@ -50,6 +101,8 @@ class Assistant:
         bundle: Bundle | None = None,
         adapter: bool = True,
         line: str | None = None,
+        input_guards: Sequence[Guard] = (),
+        output_guards: Sequence[Guard] = (),
     ) -> "Assistant":
         """Open the base model and the home.
 
@@ -58,16 +111,193 @@ class Assistant:
             bundle: The base; default: an installed update, else the shipped one, else the one in the cache.
             adapter: False answers with the bare base.
             line: Name of one of the home's adapters, for answers and for `learn`; None is the one that was chosen last.
+            input_guards: The app's own rules about prompts.
+            output_guards: The app's own rules about answers.
 
         Raises:
             NoBaseError: There is no base on this machine yet; `limbeck build base` makes one.
             BaseMismatchError: The adapter in use was learned on another base.
         """
-        return cls(Runtime.open(bundle or default_bundle(home)), Home.open(home), adapter=adapter, line=line)
+        return cls(
+            Runtime.open(bundle or default_bundle(home)),
+            Home.open(home),
+            adapter=adapter,
+            line=line,
+            input_guards=input_guards,
+            output_guards=output_guards,
+        )
 
-    def respond(self, prompt: str, *, max_new_tokens: int = 128, temperature: float = 0.0) -> str:
-        """The whole answer to a prompt; arguments and errors as `stream`."""
-        return "".join(self.stream(prompt, max_new_tokens=max_new_tokens, temperature=temperature))
+    @staticmethod
+    def availability(home: Path | None = None) -> Availability:
+        """Whether `open` would find a base, without loading it."""
+        try:
+            bundle = default_bundle(home)
+        except NoBaseError as missing:
+            return Availability(state="no_base", why=str(missing))
+        except SdkError as damaged:
+            return Availability(state="damaged", why=str(damaged))
+        return Availability(state="ready", why=f"{bundle.manifest.name} {bundle.manifest.version} is ready")
+
+    @property
+    def context_tokens(self) -> int:
+        """Most tokens of prompt and answer together."""
+        return self._writer.engine.context_tokens
+
+    @property
+    def engine_name(self) -> str:
+        """What computes the answers: torch, portable or coreml."""
+        return self._writer.engine.name
+
+    def count(self, prompt: str | Sequence[Message]) -> int:
+        """Tokens of a prompt, before anything is asked; errors as `pieces`."""
+        return self._writer.count(_conversation(prompt))
+
+    def prewarm(self) -> None:
+        """Do now what the first answer would wait for: one token through the engine, and the grammar's tables."""
+        list(self.pieces("Hello", max_new_tokens=1))
+        self._writer.vocabulary  # noqa: B018  Cached once it is read.
+
+    def pieces(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        schema: Schema | None = None,
+        tools: Mapping[str, Mapping[str, Any]] | None = None,
+        copy_from: str | None = None,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        top_logprobs: int = 0,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Piece]:
+        """The answer piece by piece; the last piece has the whole record. Safe from several threads at once.
+
+        Args:
+            prompt: One user turn, or a whole conversation.
+            schema: A pydantic type or JSON Schema that the answer must fit; strings under "x-copy" are words of
+                `copy_from`.
+            tools: Names of tools the model may call, to the JSON Schema of their arguments; a call is returned in the
+                answer, not made. `session` makes calls.
+            copy_from: Text of copied strings; None is the last user turn.
+            max_new_tokens: The answer stops here at the latest.
+            temperature: 0 takes the likeliest token.
+            seed: Makes a sampled answer repeatable.
+            stop: Texts before which the answer ends.
+            top_logprobs: Likeliest tokens to tell at each step, 0 to 20.
+            cancelled: Once it says yes the answer ends within one token.
+
+        Raises:
+            GenerationError: The prompt is empty, no text or malformed, or an argument is out of range.
+            PromptTooLongError: Prompt and answer pass the model's context.
+            SchemaError: Nothing can be guided by the schema.
+            GuardrailError: A guard refused the prompt, or, at the first piece, the answer.
+        """
+        messages = _conversation(prompt)
+        asked = Asked(
+            messages=messages, schema=schema, tools=tools or {}, copy_from=copy_from, max_new_tokens=max_new_tokens,
+            temperature=temperature, seed=seed, stop=tuple(stop), top_logprobs=top_logprobs,
+        )  # fmt: skip
+        self._writer.count(messages)  # What is no prompt at all is refused before an app's guards see it.
+        _guarded(self._input_guards, str(messages[-1]["content"]), of="prompt")
+        pieces = self._writer.pieces(asked, key=self._key, adapter=self.adapter_name, cancelled=cancelled)
+        return self._passed(pieces) if self._output_guards else pieces
+
+    def _passed(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
+        whole = list(pieces)
+        if (answer := whole[-1].answer) is not None:
+            _guarded(self._output_guards, answer.text, of="answer")
+        yield from whole
+
+    def answer(self, prompt: str | Sequence[Message], **how: Any) -> Answer:
+        """The whole record of an answer: text, value, probabilities, timing; arguments and errors as `pieces`."""
+        last: Answer | None = None
+        for piece in self.pieces(prompt, **how):
+            last = piece.answer
+        if last is None:
+            raise GenerationError("the answer ended without a record; ask again")
+        return last
+
+    @overload
+    def respond(
+        self, prompt: str, schema: None = None, *, max_new_tokens: int = ..., temperature: float = ...
+    ) -> str: ...
+    @overload
+    def respond(
+        self, prompt: str, schema: type[Typed], *, max_new_tokens: int = ..., temperature: float = ...
+    ) -> Typed: ...
+    @overload
+    def respond(
+        self, prompt: str, schema: Mapping[str, Any], *, max_new_tokens: int = ..., temperature: float = ...
+    ) -> Any: ...
+    def respond(
+        self, prompt: str, schema: Schema | None = None, *, max_new_tokens: int = 128, temperature: float = 0.0
+    ) -> Any:
+        """The whole answer: its text, or with `schema` a validated object (plain JSON for a JSON Schema).
+
+        Raises:
+            AnswerError: The answer ended before it was whole, or the type's own validators refuse it.
+            SdkError: As `pieces`.
+        """
+        answer = self.answer(prompt, schema=schema, max_new_tokens=max_new_tokens, temperature=temperature)
+        if schema is None:
+            return answer.text
+        return answer.value if answer.value is not None else value_of(schema, answer.text)
+
+    def session(
+        self,
+        *,
+        instructions: str = "",
+        tools: Sequence[Callable[..., Any] | Tool] = (),
+        overflow: Overflow = "slide",
+        approve: Approve | None = None,
+        limits: ToolLimits | None = None,
+        restore: Path | None = None,
+    ) -> Session:
+        """Begin a conversation, or go on with a saved one; arguments and errors as `Session`."""
+        made = Session(self, instructions=instructions, tools=tools, overflow=overflow, approve=approve, limits=limits)
+        if restore is not None:
+            made.restore(restore)
+        return made
+
+    def summarize(self, text: str) -> str:
+        """One sentence about a text."""
+        return self._task("summary", text)
+
+    def rewrite(self, text: str, tone: Tone = "polite") -> str:
+        """The text in another tone: shorter, polite or formal."""
+        if tone not in TONES:
+            raise GenerationError(f"tone must be one of {', '.join(TONES)}, got {tone!r}")
+        return self._task(TONES[tone], text, max_new_tokens=256)
+
+    def reply(self, message: str) -> str:
+        """A short reply to a message."""
+        return self._task("reply", message)
+
+    def title(self, text: str) -> str:
+        """A short title for a text."""
+        return self._task("title", text, max_new_tokens=24)
+
+    def commit_message(self, change: str) -> str:
+        """A commit message for a change, told in words or as a diff."""
+        return self._task("commit", change)
+
+    def proofread(self, text: str) -> str:
+        """The text without its mistakes."""
+        return self._task("proofread", text, max_new_tokens=256)
+
+    def action(self, request: str) -> Action:
+        """What an app is asked to do, as one of sdk.tasks.ACTIONS; open values are words of the request.
+
+        Raises:
+            AnswerError: No whole action came.
+        """
+        asked = task_prompt("action", request)
+        answer = self.answer(asked, schema=_copying(action_schema()), copy_from=request, max_new_tokens=128)
+        return cast(Action, read_answer("action", answer.text))
+
+    def _task(self, task: str, text: str, *, max_new_tokens: int = 96) -> str:
+        return self.answer(task_prompt(task, text), max_new_tokens=max_new_tokens).text.strip()
 
     def stream(self, prompt: str, *, max_new_tokens: int = 128, temperature: float = 0.0) -> Iterator[str]:
         """The answer to a prompt, piece by piece.
@@ -81,14 +311,37 @@ class Assistant:
             PromptTooLongError: Prompt and answer pass the model's context.
             GenerationError: The arguments are out of range.
         """
-        return self._runtime.stream(prompt, max_new_tokens, temperature=temperature)
+        pieces = self.pieces(prompt, max_new_tokens=max_new_tokens, temperature=temperature)
+        return (piece.text for piece in pieces if piece.text)
+
+    def feedback(self, answer: Answer, signal: Literal["accepted", "edited", "rejected"], text: str = "") -> str:
+        """Remember how the person took an answer; a rejected one is kept, and never learned from.
+
+        Args:
+            answer: What was shown.
+            signal: What the person did with it.
+            text: What they made of it, where it was edited.
+
+        Returns:
+            The id of the experience.
+
+        Raises:
+            GenerationError: An edited answer without its text, or no such signal.
+        """
+        if signal not in ("accepted", "edited", "rejected") or (signal == "edited") != bool(text):
+            raise GenerationError(
+                f"feedback is accepted, rejected, or edited with a text; got {signal!r} and {text!r:.40}"
+            )
+        return self._kept(prompt=answer.prompt, answer=text or answer.text, signal=Signal(signal))
 
     def remember(self, *, prompt: str, answer: str, contact: str | None = None) -> str:
         """Keep one experience for the next night, encrypted on this device; returns its id."""
+        return self._kept(prompt=prompt, answer=answer, contact=contact)
+
+    def _kept(self, **what: Any) -> str:
         learner = Learner(self._home, None)
         try:
-            kept = Experience(prompt=prompt, answer=answer, contact=contact, at=datetime.now(UTC))
-            return learner.remember([kept])[0]
+            return learner.remember([Experience(at=datetime.now(UTC), **what)])[0]
         finally:
             learner.close()
 
@@ -136,10 +389,9 @@ class Assistant:
 
     @contextmanager
     def _learner(self) -> Iterator[tuple[Learner, NightPlan]]:
-        """A learner on the bare base, and a plan for it; afterwards the newest admitted adapter is on again."""
-        base = base_of(self._runtime.bundle, runtime=self._runtime)
+        """A learner on the bare base, which the engine shares, and a plan; afterwards the newest adapter answers."""
+        base = base_of(self._runtime.bundle, runtime=self._runtime, home=self._home.path)
         learner = Learner(self._home, base, adapter=self._line)
-        self._attached.close()  # A night starts from the bare base.
         try:
             yield learner, plan_of(base, records=learner.public_count(Unit.RECORD))
         finally:
@@ -147,10 +399,40 @@ class Assistant:
             self._reload()
 
     def _reload(self) -> None:
-        """Attach the newest admitted adapter in place of the one before; it stays on for all answers."""
-        self._attached.close()
+        """Let the newest admitted adapter answer from now on; answers under way keep theirs."""
         shelf = Shelf(self._home, self._line)
         adapter = shelf.load(base_digest=self._runtime.bundle.base_digest) if self._wanted else None
+        moves = adapter is not None and any(bool(value.any()) for value in adapter.b.values())
+        key = (
+            self._writer.engine.wear(adapter) if adapter is not None and moves else None
+        )  # One that is zero is the base.
+        before, self._key = self._key, key
         self.adapter_name = shelf.in_use if adapter else None
-        if adapter:
-            self._attached.enter_context(attached(self._runtime.model, adapter))
+        if before is not None and before != key:
+            self._writer.tracks.forget(before)
+            self._writer.engine.drop(before)
+
+
+def _conversation(prompt: str | Sequence[Message]) -> list[Message]:
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    if not isinstance(prompt, list | tuple) or not prompt or not all(isinstance(turn, Mapping) for turn in prompt):
+        raise GenerationError(f"a prompt is a text or a list of messages, got {prompt!r:.60}")
+    return [dict(turn) for turn in prompt]
+
+
+def _guarded(guards: Sequence[Guard], text: str, *, of: str) -> None:
+    for guard in guards:
+        if why := guard(text):
+            raise GuardrailError(why, of=of)
+
+
+def _copying(schema: Any) -> Any:
+    """A schema whose open strings are copied from the request."""
+    if isinstance(schema, list):
+        return [_copying(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("type") == "string" and not {"enum", "const"} & set(schema):
+        return {"type": "string", "x-copy": True}
+    return {key: _copying(part) for key, part in schema.items()}

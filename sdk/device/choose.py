@@ -22,9 +22,9 @@ class Device:
     name: str
     """Random, given by itself."""
     active: str
-    """SHA-256 of the active bundle's manifest."""
+    """SHA-256 of the manifest of the active bundle, or of the extra in use; empty without one."""
     sequence: int
-    """Place of the active bundle in the order of versions; 0 if it did not come from a release."""
+    """Its place in the order of versions; 0 if it did not come from a release."""
     failed: Collection[str]
     """SHA-256 of manifests whose trial failed here, or that the person rolled back from."""
     sdk: str
@@ -33,6 +33,8 @@ class Device:
     """Memory of the machine, in 10⁶ bytes."""
     hardware: str
     """Name of the machine's kind, such as arm64."""
+    base_digest: str = ""
+    """Of the base that an extra would go with, "sha256:…"; empty where a base itself is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,10 @@ def choose(catalogue: Catalogue, device: Device, *, force: bool = False) -> Choi
     refused: list[tuple[Why, str]] = []
     for release in catalogue.releases:
         if release.manifest == device.active or (release.sequence <= sequence and not revoked):
+            continue
+        if device.base_digest and release.base_digest != device.base_digest:
+            fits, has = release.base_digest[7:19], device.base_digest[7:19]
+            refused.append(("unsuited", f"version {release.version} fits base {fits}…, the active base is {has}…"))
             continue
         why = _against(release, device, must=must, force=force)
         if why is None:

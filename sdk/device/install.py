@@ -90,8 +90,8 @@ class Updates:
         """
         self.home, self.disk = home, disk or Disk()
         self.slots = Slots(home, self.disk, clock)
-        self._factory, self._clock, self._patience, self._asked = factory, clock, patience, asked
-        self._policy, self._sensors, self._on_metered = policy or UpdatePolicy(), sensors or Sensors(), on_metered
+        self.factory, self.asked, self._clock, self._patience = factory, asked, clock, patience
+        self.policy, self._sensors, self._on_metered = policy or UpdatePolicy(), sensors or Sensors(), on_metered
         self._tuf = home.path / "tuf"
 
     @property
@@ -121,7 +121,7 @@ class Updates:
         """
         place = self.slots.current
         if place == SHIPPED:
-            return self._factory()
+            return self.factory()
         if bundle := self.slots.bundle(place):
             return bundle
         raise SlotError(f"the bundle in slot {place} is damaged; `limbeck device rollback` goes back to the one before")
@@ -168,15 +168,15 @@ class Updates:
                 if choice.why == "leave":
                     return self._leave(catalogue, choice)
                 return self._outcome("nothing", choice, choice.words)
-            if carried is None and (reasons := self._against()):
+            if carried is None and (reasons := self.against()):
                 raise UpdateError(f"{choice.words}, but not now: {'; '.join(reasons)}")
             run = Run(
                 self.slots,
                 repository,
                 choice.release,
                 self.active_or_none(),
-                asked=self._asked,
-                budget_mb=self._policy.disk_megabytes,
+                asked=self.asked,
+                budget_mb=self.policy.disk_megabytes,
                 progress=progress,
             )
             try:
@@ -224,12 +224,17 @@ class Updates:
             "megabytes": self.slots.used_bytes() / 1e6,
         }
 
-    def _look(self, *, force: bool, carried: Path | None) -> tuple[Repository, Catalogue, Choice]:
-        source, state = self.source, self.slots.state()
-        if source is None:
-            raise UpdateError(
-                "this home follows no repository yet; give --repository URL, --root FILE and --product NAME"
-            )
+    def read(self, source: Source, carried: Path | None = None) -> tuple[Repository, Catalogue]:
+        """Open a repository and read the catalogue of a product; the time of it is remembered. Hold `slots.alone`.
+
+        Args:
+            source: Where, which channel and which product.
+            carried: An offline file instead of the server.
+
+        Raises:
+            UpdateError: Refused or unreachable; nothing is left open.
+        """
+        state = self.slots.state()
         seen = datetime.fromisoformat(state["seen"]) if state.get("seen") else None
         repository = Repository(
             self._tuf,
@@ -245,28 +250,50 @@ class Updates:
         except UpdateError:
             repository.close()
             raise
-        if catalogue.kind != "base":
-            raise UpdateError(f"{catalogue.name} is an adapter; `limbeck adapter import` takes those, slots hold bases")
         moment = self._clock()
-        self.slots.update_state(
-            seen=(max(seen, moment) if seen else moment).isoformat(),
-            device=state["device"],
-            revoked=list(catalogue.revoked),
-        )
-        return repository, catalogue, choose(catalogue, self._device(state), force=force)
+        self.slots.update_state(seen=(max(seen, moment) if seen else moment).isoformat(), device=state["device"])
+        return repository, catalogue
 
-    def _device(self, state: dict[str, Any]) -> Device:
-        active, pair = self.active_or_none(), self.slots.pair(self.slots.current)
+    def device(self, **of_what: Any) -> Device:
+        """What this device knows of itself.
+
+        Args:
+            of_what: `active`, `sequence`, `failed` and, for an extra, `base_digest`, as in Device.
+        """
         machine = platform.machine().lower()
         return Device(
-            name=str(state["device"]),
-            active=digest_of(active) if active else "",
-            sequence=pair.sequence if pair else 0,
-            failed=frozenset(state["failed"]),
+            name=str(self.slots.state()["device"]),
             sdk=version("limbeck"),
             memory_mb=int(psutil.virtual_memory().total / 1e6),
             hardware=MACHINES.get(machine, machine),
+            **of_what,
         )
+
+    def followed(self) -> Source:
+        """Where updates come from.
+
+        Raises:
+            UpdateError: Nothing was followed yet.
+        """
+        if source := self.source:
+            return source
+        raise UpdateError("this home follows no repository yet; give --repository URL, --root FILE and --product NAME")
+
+    def _look(self, *, force: bool, carried: Path | None) -> tuple[Repository, Catalogue, Choice]:
+        repository, catalogue = self.read(self.followed(), carried)
+        if catalogue.kind != "base":
+            repository.close()
+            raise UpdateError(
+                f"{catalogue.name} is of kind {catalogue.kind}, and slots hold bases; add --channel adapters"
+            )
+        self.slots.update_state(revoked=list(catalogue.revoked))
+        active, pair = self.active_or_none(), self.slots.pair(self.slots.current)
+        device = self.device(
+            active=digest_of(active) if active else "",
+            sequence=pair.sequence if pair else 0,
+            failed=frozenset(self.slots.state()["failed"]),
+        )
+        return repository, catalogue, choose(catalogue, device, force=force)
 
     def active_or_none(self) -> Bundle | None:
         """The active bundle; None where it is damaged, so that an update can still repair it."""
@@ -275,8 +302,9 @@ class Updates:
         except (SlotError, BundleError):
             return None
 
-    def _against(self) -> list[str]:
-        return against(self._policy, self._sensors.read(self.home.path), on_metered=self._on_metered())
+    def against(self) -> list[str]:
+        """What the policy holds against an update now, one clause each."""
+        return against(self.policy, self._sensors.read(self.home.path), on_metered=self._on_metered())
 
     def _leave(self, catalogue: Catalogue, choice: Choice) -> Outcome:
         """Leave a revoked bundle for the one before."""
@@ -294,7 +322,7 @@ class Updates:
         spare, pair = self.slots.spare, self.slots.pair(self.slots.spare)
         if pair and pair.answered and pair.manifest not in revoked and self.slots.bundle(spare):
             return spare
-        shipped = self._factory()
+        shipped = self.factory()
         return SHIPPED if shipped and digest_of(shipped) not in revoked else None
 
     def _go_back(self, place: Place, why: str) -> None:
@@ -309,7 +337,7 @@ class Updates:
         pair = self.slots.pair(place)
         if place != SHIPPED and pair and pair.version:
             return f"version {pair.version}"
-        return "the shipped base" if self._factory() else "no base"
+        return "the shipped base" if self.factory() else "no base"
 
     def _outcome(self, did: str, choice: Choice, words: str, run: Run | None = None) -> Outcome:
         return Outcome(

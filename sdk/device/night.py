@@ -1,6 +1,7 @@
 """A bundle in, what a night of learning needs of it out; and the plan of a night."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from personalize.adapter import AdapterSpec
 from personalize.choice import chosen_kind
@@ -10,6 +11,7 @@ from personalize.pack import DomainPack
 from personalize.plan import NightPlan, clip_norm_of
 from personalize.trainable import KINDS
 from sdk.bundle import Bundle
+from sdk.device.extras import Extras
 from sdk.device.runtime import Runtime
 
 __all__ = ["ADAPTED_LAYERS", "base_of", "plan_of"]
@@ -21,7 +23,12 @@ ASSUMED_RECORDS = 100  # Where the number of records is not public.
 
 
 def base_of(
-    bundle: Bundle, *, runtime: Runtime | None = None, probes_per_leg: int | None = None, pack: str | None = None
+    bundle: Bundle,
+    *,
+    runtime: Runtime | None = None,
+    probes_per_leg: int | None = None,
+    pack: str | None = None,
+    home: Path | None = None,
 ) -> Base:
     """What learning needs of a bundle.
 
@@ -29,29 +36,35 @@ def base_of(
         bundle: The base model.
         runtime: The same bundle, loaded already; None loads it.
         probes_per_leg: Probe items used of each leg; None takes all.
-        pack: Kind of text whose public domain adapter and directions a night begins with; None takes the only one of
-            the bundle, or none where there are several or none.
+        pack: Kind of text whose public domain adapter and directions a night begins with; None takes the only one that
+            was installed, else the only one of the bundle, or none where there are several or none.
+        home: Folder of the home whose installed packs and probes count too; an installed pack goes before one of the
+            bundle with its name, installed probes are asked beside those of the bundle, so they never weaken the gate.
 
     Raises:
         BundleError: It cannot be loaded.
-        TrainingError: The bundle has no such pack.
+        SlotError: An installed extra is damaged.
+        TrainingError: There is no such pack.
     """
     runtime = runtime or Runtime.open(bundle)
     layers = len(runtime.model.model.layers)
+    extras = Extras(home) if home else None
     base = Base(
         model=runtime.model,
         tokenizer=runtime.tokenizer,
         digest=bundle.base_digest,
-        probes=bundle.probes(),
+        probes=[*bundle.probes(), *(extras.probes(bundle.base_digest) if extras else [])],
         rehearsal=bundle.rehearsal(),
         spec=AdapterSpec(layers=tuple(range(max(1, layers - ADAPTED_LAYERS), layers))),
         probes_per_leg=probes_per_leg,
     )
-    packs = bundle.packs()
+    installed = extras.packs(bundle.base_digest) if extras else {}
+    packs = bundle.packs() | installed
     if pack is not None and pack not in packs:
         known = ", ".join(sorted(packs)) or "none; `limbeck build basis` makes one"
         raise TrainingError(f"the base knows no text of kind {pack!r}; it has {known}")
-    chosen = pack or (next(iter(packs)) if len(packs) == 1 else None)
+    alone = next((next(iter(some)) for some in (installed, packs) if len(some) == 1), None)
+    chosen = pack or alone
     if chosen is None:
         return base
     taught = DomainPack.load(packs[chosen], base_digest=bundle.base_digest)

@@ -3,24 +3,22 @@
 `sdk.device.steps` says which step is next, here it is done. Hold `Slots.alone` around it.
 """
 
-import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sdk.bundle import Bundle, Manifest
 from sdk.catalogue import Release
+from sdk.device.downloads import Downloads, Progress, pieces_of, sha256_of
 from sdk.device.repository import Repository
 from sdk.device.slots import Pair, Slots
 from sdk.device.steps import MAX_TRIES, Seen, Step, next_step
 from sdk.device.trial import CARRY_SECONDS, Ask, Limits, judge
 from sdk.errors import BundleError, PatchError, SlotError, UnhealthyError, UpdateError
-from sdk.patch import CHUNK_BYTES, rebuild
+from sdk.patch import rebuild
 
 __all__ = ["Progress", "Run", "digest_of"]
-
-Progress = Callable[[str, int, int], None]
 
 
 class Run:
@@ -49,14 +47,17 @@ class Run:
             progress: Told (what is done now, done, total).
         """
         self.slots, self.release, self.progress = slots, release, progress
-        self._repository, self._old, self._asked, self._budget_mb = repository, active, asked, budget_mb
-        self._downloads = slots.home.path / "downloads"
+        self._old, self._asked, self._budget_mb = active, asked, budget_mb
+        self._downloads = Downloads(slots.home.path / "downloads", repository, slots.disk, progress)
         self._delta = release.deltas.get(digest_of(active)) if active else None
         self._why_whole = ""
         self._verified: str | None = None
         self._committed = False
-        self.fetched_bytes = 0
-        slots.disk.folder(self._downloads)
+
+    @property
+    def fetched_bytes(self) -> int:
+        """What came from the repository."""
+        return self._downloads.fetched_bytes
 
     def to_the_end(self) -> None:
         """Take step after step until the wanted bundle is active.
@@ -68,9 +69,9 @@ class Run:
         self._content, self._manifest = self._read_manifest()
         self._require_room()
         steps = {
-            Step.FETCH_DELTA: lambda: self._fetch([self._delta] if self._delta else []),
+            Step.FETCH_DELTA: lambda: self._downloads.get_all([self._delta] if self._delta else []),
             Step.REBUILD: self._rebuild,
-            Step.FETCH_FILES: lambda: self._fetch(self._lacking()),
+            Step.FETCH_FILES: lambda: self._downloads.get_all(self._lacking()),
             Step.ASSEMBLE: lambda: self.slots.stage(self._content, self._assembled()),
             Step.TRY: self._try,
             Step.COMMIT: self._commit,
@@ -105,8 +106,8 @@ class Run:
             active=self._active(),
             staged=staged,
             delta=self._delta is not None,
-            delta_here=self._delta is not None and (self._downloads / self._delta).exists(),
-            files_here=all((self._downloads / sha256).exists() for sha256 in self._lacking()),
+            delta_here=self._delta is not None and self._downloads.has(self._delta),
+            files_here=all(map(self._downloads.has, self._lacking())),
             passed=passed,
             tries=int(trial["tries"]) if trial.get("manifest") == wanted else 0,
         )
@@ -126,7 +127,7 @@ class Run:
 
     def _read_manifest(self) -> tuple[bytes, Manifest]:
         """The new manifest: signed, and in the one form that `digest` is made from."""
-        content = self._get(self.release.manifest).read_bytes()
+        content = self._downloads.get(self.release.manifest).read_bytes()
         try:
             manifest = Manifest.parse(content)
         except BundleError as cause:
@@ -136,21 +137,6 @@ class Run:
                 f"the manifest of version {self.release.version} differs from its release; nothing was installed"
             )
         return content, manifest
-
-    def _get(self, sha256: str) -> Path:
-        here, size = self._downloads / sha256, self._repository.size(sha256)
-        if not here.exists():
-            part = self._downloads / f"{sha256}.part"
-            had = part.stat().st_size if part.exists() else 0
-            here = self._repository.file(
-                sha256, self._downloads, progress=lambda done, total: self.progress(f"fetch {sha256[:8]}", done, total)
-            )
-            self.fetched_bytes += size - min(had, size)
-        return here
-
-    def _fetch(self, wanted: list[str]) -> None:
-        for sha256 in wanted:
-            self._get(sha256)
 
     def _lacking(self) -> list[str]:
         """Digests of the new files that the active bundle cannot give, intact."""
@@ -165,14 +151,12 @@ class Run:
             return {}
         wanted = {record.sha256 for record in self._manifest.files.values()}
         files = {record.sha256: self._old.folder / path for path, record in self._old.manifest.files.items()}
-        return {sha256: file for sha256, file in files.items() if sha256 in wanted and _sha256(file) == sha256}
+        return {sha256: file for sha256, file in files.items() if sha256 in wanted and sha256_of(file) == sha256}
 
     def _require_room(self) -> None:
         """Refuse to start what would not fit; what the spare slot holds will be given back first."""
         fetched = [self._delta] if self._delta else self._lacking()
-        need = self.release.bytes + sum(
-            self._repository.size(sha256) for sha256 in fetched if not (self._downloads / sha256).exists()
-        )
+        need = self.release.bytes + self._downloads.missing_bytes(fetched)
         if self._staged() == self.release.manifest:
             return
         spare = self.slots.folder / self.slots.spare
@@ -187,16 +171,16 @@ class Run:
         assert self._delta is not None
         assert self._old is not None
         try:
-            self.slots.stage(self._content, rebuild(self._downloads / self._delta, self._old, self._manifest))
+            self.slots.stage(self._content, rebuild(self._downloads.folder / self._delta, self._old, self._manifest))
         except PatchError as refused:  # As an operating system does: a delta that fails is a reason to fetch it whole.
-            (self._downloads / self._delta).unlink(missing_ok=True)
+            (self._downloads.folder / self._delta).unlink(missing_ok=True)
             self._delta, self._why_whole = None, f" (the delta did not fit: {refused})"
             self._require_room()
 
     def _assembled(self) -> Iterator[tuple[str, Iterator[bytes]]]:
         have = self._reusable()
         for path, record in sorted(self._manifest.files.items()):
-            yield path, _pieces(have.get(record.sha256) or self._downloads / record.sha256)
+            yield path, pieces_of(have.get(record.sha256) or self._downloads.folder / record.sha256)
 
     def _try(self) -> None:
         """Begin a trial, which is counted before it starts; what fails it is remembered."""
@@ -257,40 +241,25 @@ class Run:
             why = f"{MAX_TRIES} trials were begun and none came to an end"
             self.slots.remember_failure(wanted, self.release.version, why)
         self.slots.discard(self.slots.spare)
-        self._sweep_downloads(everything=True)
+        self._downloads.sweep()
         why = self.slots.state()["failed"][wanted]["why"]
         self.slots.note(f"version {self.release.version} failed its trial: {why}")
         raise UnhealthyError(f"version {self.release.version} failed its trial: {why}; the active bundle stays")
 
     def _sweep(self) -> None:
         """Give back what is no longer needed, and the version before where all together is past the budget."""
-        self._sweep_downloads(everything=True)
+        self._downloads.sweep()
         if self.slots.used_bytes() > self._budget_mb * 1e6:
             self.slots.discard(self.slots.spare)
 
-    def _sweep_downloads(self, *, everything: bool = False) -> None:
-        wanted = set() if everything else {self.release.manifest, *self.release.deltas.values()}
-        if not everything and (self._downloads / self.release.manifest).exists():
-            manifest = Manifest.parse((self._downloads / self.release.manifest).read_bytes())
+    def _sweep_downloads(self) -> None:
+        wanted = {self.release.manifest, *self.release.deltas.values()}
+        if self._downloads.has(self.release.manifest):
+            manifest = Manifest.parse((self._downloads.folder / self.release.manifest).read_bytes())
             wanted |= {record.sha256 for record in manifest.files.values()}
-        for file in self._downloads.iterdir():
-            if file.name.removesuffix(".part") not in wanted:
-                file.unlink()
+        self._downloads.sweep(wanted)
 
 
 def digest_of(bundle: Bundle) -> str:
     """SHA-256 of a bundle's manifest, 64 hex digits: what releases call it by."""
     return bundle.manifest.digest.removeprefix("sha256:")
-
-
-def _sha256(file: Path) -> str:
-    try:
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-    except OSError:
-        return ""
-
-
-def _pieces(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as content:
-        yield from iter(lambda: content.read(CHUNK_BYTES), b"")

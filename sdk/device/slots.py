@@ -77,6 +77,10 @@ class Slots:
         self.folder = home.path / "slots"
         self._link = home.path / "current"
 
+    def now(self) -> datetime:
+        """This home's clock."""
+        return self._clock()
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Be the one process that updates this home.
@@ -260,7 +264,7 @@ class Slots:
 
     def used_bytes(self) -> int:
         """What all of this takes on the disk."""
-        places = (self.folder, self.home.path / "downloads")
+        places = (self.folder, self.home.path / "downloads", self.home.path / "extras")
         return sum(file.lstat().st_size for place in places for file in place.rglob("*") if file.is_file())
 
     def _remember_pair(self) -> None:

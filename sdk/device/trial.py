@@ -31,6 +31,7 @@ Progress = Callable[[str, int, int], None]
 Ask = Callable[..., dict[str, Any]]
 """The signature of `ask`."""
 PROGRAM = (sys.executable, "-m", "sdk.device.health")
+FIT_PROGRAM = (sys.executable, "-m", "sdk.device.fitting")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,27 +52,30 @@ def ask(
     limits: Limits,
     home: Path | None = None,
     slot: Path | None = None,
+    extra: Path | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
-    """Let a process examine a bundle, or carry adapters over to it.
+    """Let a process examine a bundle, carry adapters over to it, or see whether an extra fits it.
 
     Args:
-        task: `examine` or `adapters`.
+        task: `examine`, `adapters` or `fit`.
         old: The active bundle; None where there is none yet.
-        new: The staged one.
+        new: The staged one; for `fit` the active one.
         limits: Past them the process is killed.
-        home: For `adapters`: whose.
+        home: For `adapters` and `fit`: whose.
         slot: For `adapters`: where the copies go.
+        extra: For `fit`: folder of the extra.
         progress: Told what the process tells.
 
     Raises:
         UnhealthyError: It refused, died, hung or took too much; the text says which.
         UpdateBusyError: A night is running in the home.
     """
-    places = {"old": old and old.folder, "new": new.folder, "home": home, "slot": slot}
+    places = {"old": old and old.folder, "new": new.folder, "home": home, "slot": slot, "extra": extra}
     order = {"task": task, **{name: str(place) if place else None for name, place in places.items()}}
+    program = FIT_PROGRAM if task == "fit" else PROGRAM
     with subprocess.Popen(
-        PROGRAM, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
     ) as child:
         try:
             return _followed(child, order, limits, progress)

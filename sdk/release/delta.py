@@ -7,7 +7,7 @@ bytes. What the parts of a patch mean is said in sdk/patch.py, which devices rea
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from sdk.bundle import Bundle
 from sdk.errors import PatchError
+from sdk.low_rank import Factors
 from sdk.patch import (
     CHUNK_BYTES,
     MAX_PATCHED_BYTES,
@@ -30,6 +31,7 @@ from sdk.patch import (
     rebuild,
     window_log,
 )
+from sdk.release.factored import factored
 
 __all__ = ["LEVEL", "DeltaReport", "make_delta"]
 
@@ -134,20 +136,33 @@ def _entry(before: Bundle, after: Bundle, path: str, body: BinaryIO, *, level: i
         return Entry(path=path, how="patch", old=path, packed=body.tell() - start)
     one, other = (np.memmap(bundle.folder / path, np.uint8, "r") for bundle in (before, after))
     runs = _tensor_runs(one, other) if path.endswith(".safetensors") else _raw_runs(one, other)
-    parts = tuple(_joined(_part(one, other, *run) for run in runs))
-    _pack(body, _stored(one, other, parts), level)
+    known: dict[int, Factors] = {}
+    parts = tuple(_joined(_part(one, other, run, known) for run in runs))
+    _pack(body, _stored(one, other, parts, known), level)
     return Entry(path=path, how="parts", old=path, packed=body.tell() - start, parts=parts)
 
 
-Run = tuple[int, int, int | None, tuple[str, ...]]
-"""(begin in the new file, bytes, begin in the old file or None, widths to try)."""
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A stretch of a new file."""
+
+    begin: int
+    """Where it begins."""
+    bytes: int
+    """Its length."""
+    at: int | None
+    """Where its twin begins in the old file; None without one."""
+    widths: tuple[str, ...]
+    """Widths of numbers to try."""
+    columns: int = 0
+    """Of a float16 matrix; 0 for everything else."""
 
 
 def _tensor_runs(old: Bytes, new: Bytes) -> Iterator[Run]:
     """The head and each tensor of a safetensors file, in the file's order, beside the old tensor of the same name."""
     old_tensors, old_head = _tensors(old)
     new_tensors, new_head = _tensors(new)
-    yield 0, new_head, 0 if old_head == new_head else None, ("8",)
+    yield Run(begin=0, bytes=new_head, at=0 if old_head == new_head else None, widths=("8",))
     end = new_head
     for name, (kind, shape, begin, size) in sorted(new_tensors.items(), key=lambda item: item[1][2]):
         if size == 0:
@@ -156,7 +171,8 @@ def _tensor_runs(old: Bytes, new: Bytes) -> Iterator[Run]:
             raise PatchError(f"the new model.safetensors has a gap before {name}; build the bundle again")
         twin = old_tensors.get(name)
         at = twin[2] if twin and twin[:2] == (kind, shape) else None
-        yield begin, size, at, WIDTHS_OF.get(kind, ("8",))
+        columns = shape[1] if kind == "F16" and len(shape) == 2 else 0
+        yield Run(begin=begin, bytes=size, at=at, widths=WIDTHS_OF.get(kind, ("8",)), columns=columns)
         end = begin + size
     if end != len(new):
         raise PatchError("the new model.safetensors holds more than its tensors; build the bundle again")
@@ -181,25 +197,40 @@ def _raw_runs(old: Bytes, new: Bytes) -> Iterator[Run]:
     """A file of unknown inside in runs of RAW_RUN_BYTES, beside the same places of the old file."""
     for begin in range(0, len(new), RAW_RUN_BYTES):
         size = min(RAW_RUN_BYTES, len(new) - begin)
-        yield begin, size, begin if begin + size <= len(old) else None, UNKNOWN
+        yield Run(begin=begin, bytes=size, at=begin if begin + size <= len(old) else None, widths=UNKNOWN)
 
 
-def _part(old: Bytes, new: Bytes, begin: int, size: int, at: int | None, widths: tuple[str, ...]) -> Part:
-    """How to store one run: as it was, as a difference of some width, or whole; the smallest of a sample decides."""
+def _part(old: Bytes, new: Bytes, run: Run, known: dict[int, Factors]) -> Part:
+    """How to store one run: as it was, as a difference of some width or from a low rank, or whole; the smallest of a
+    sample decides. Factors are left in `known` under the place where their run begins."""
+    at, size = run.at, run.bytes
     if at is None:
         return Part(how="whole", bytes=size)
-    if np.array_equal(old[at : at + size], new[begin : begin + size]):
+    was, now = old[at : at + size], new[run.begin : run.begin + size]
+    if np.array_equal(was, now):
         return Part(how="same", bytes=size, at=at)
-    chunks = range(0, size, CHUNK_BYTES)
-    tried = [place for place in chunks if place // CHUNK_BYTES % max(1, len(chunks) // SAMPLE_CHUNKS) == 0]
-    sizes: dict[str, int] = {}
-    for how in ("whole", *widths):
-        if how == "whole" or size % max(1, int(how) // 8) == 0:
-            run = Part(how=how, bytes=size, at=at if how != "whole" else 0)
-            sample = b"".join(_chunk(old, new, begin, run, place) for place in tried)
-            sizes[how] = len(zstandard.ZstdCompressor(level=QUICK_LEVEL).compress(sample))
-    best = min(sizes, key=lambda how: sizes[how])
-    return Part(how=best, bytes=size, at=0 if best == "whole" else at)
+    tried = [Part(how="whole", bytes=size)]
+    tried += [Part(how=how, bytes=size, at=at) for how in run.widths if size % max(1, int(how) // 8) == 0]
+    if run.columns and (found := factored(_matrix(was, run.columns), _matrix(now, run.columns))):
+        more = {"rank": found.left.shape[1], "columns": run.columns, "shift": found.shift}
+        low = Part(how="low-rank", bytes=size, at=at, **more)
+        if low.stored_bytes < size // 2:
+            known[run.begin] = found
+            tried.append(low)
+    return min(tried, key=lambda part: _sampled(old, new, run.begin, part, known))
+
+
+def _matrix(run: Bytes, columns: int) -> NDArray[np.float16]:
+    return np.ascontiguousarray(run).view("<f2").reshape(-1, columns)
+
+
+def _sampled(old: Bytes, new: Bytes, begin: int, part: Part, known: Mapping[int, Factors]) -> float:
+    """About how many bytes a part takes: some of its chunks, packed quickly, for all of them; and its factors."""
+    places = range(0, part.bytes, part.chunk_bytes)
+    tried = [place for number, place in enumerate(places) if number % max(1, len(places) // SAMPLE_CHUNKS) == 0]
+    sample = b"".join(_chunk(old, new, begin, part, place, known) for place in tried)
+    packed = len(zstandard.ZstdCompressor(level=QUICK_LEVEL).compress(sample))
+    return packed * part.bytes / len(sample) + part.stored_bytes
 
 
 def _joined(parts: Iterable[Part]) -> Iterator[Part]:
@@ -216,22 +247,26 @@ def _joined(parts: Iterable[Part]) -> Iterator[Part]:
         yield last
 
 
-def _chunk(old: Bytes, new: Bytes, begin: int, part: Part, place: int) -> bytes:
+def _chunk(old: Bytes, new: Bytes, begin: int, part: Part, place: int, known: Mapping[int, Factors]) -> bytes:
     """What is stored for the chunk at `place` of a part that begins at `begin` in the new file."""
-    size = min(CHUNK_BYTES, part.bytes - place)
+    size = min(part.chunk_bytes, part.bytes - place)
     run = np.ascontiguousarray(new[begin + place : begin + place + size])
     if part.how == "whole":
         return run.tobytes()
     was = np.ascontiguousarray(old[part.at + place : part.at + place + size])
+    if part.how == "low-rank":
+        return changes(known[begin].after(was, place // (2 * part.columns)), run, "16")
     return changes(was, run, part.how)
 
 
-def _stored(old: Bytes, new: Bytes, parts: Iterable[Part]) -> Iterator[bytes]:
+def _stored(old: Bytes, new: Bytes, parts: Iterable[Part], known: Mapping[int, Factors]) -> Iterator[bytes]:
     begin = 0
     for part in parts:
+        if part.how == "low-rank":
+            yield known[begin].to_bytes()
         if part.how != "same":
-            for place in range(0, part.bytes, CHUNK_BYTES):
-                yield _chunk(old, new, begin, part, place)
+            for place in range(0, part.bytes, part.chunk_bytes):
+                yield _chunk(old, new, begin, part, place, known)
         begin += part.bytes
 
 

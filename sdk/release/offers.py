@@ -78,7 +78,7 @@ def add(
     Raises:
         ReleaseError: The version is there already, was revoked, or belongs in another channel; nothing changed.
     """
-    if (payload.kind == "adapter") != (channel == "adapters"):
+    if (payload.kind == "base") == (channel == "adapters"):
         raise ReleaseError(f"{payload.name} is of kind {payload.kind} and does not belong in the channel {channel}")
     metadata = _next(repository, channel, now)
     known = catalogues(metadata)
@@ -131,10 +131,10 @@ def add_with_deltas(
     Raises:
         BundleError: One of the older bundles is damaged; nothing changed.
         PatchError: A delta did not rebuild the payload; nothing changed.
-        ReleaseError: As in `add`, or an adapter was to have a delta.
+        ReleaseError: As in `add`, or an extra was to have a delta.
     """
     if older and payload.kind != "base":
-        raise ReleaseError("adapters are shipped whole; leave --delta-from out")
+        raise ReleaseError(f"a {payload.kind} is shipped whole; leave --delta-from out")
     with tempfile.TemporaryDirectory(dir=repository.folder) as made:
         deltas: dict[str, Path] = {}
         for number, folder in enumerate(older):

@@ -1,18 +1,23 @@
-"""Two versions of real tensors in; the bytes, CPU and memory of every way to send the change out, beside the limit.
+"""Two versions of real files in; the bytes, CPU and memory of every way to send the change out, beside the limit.
 
-    python -m tests.bench.delta [--bundle FOLDER] [--megabytes 8] [--level 19]
+    python -m tests.bench.delta [--bundle FOLDER] [--adapter FOLDER] [--megabytes 8] [--level 19] [--steps 20]
 
-The tensors are the base's own, in float16 or as 4-bit codes in the form of sdk/packed.py. The changes are synthetic: a
-random adapter of rank 16 that was merged, and noise as of a light fine-tune. bsdiff4 and hdiffpatch are measured where
-they are installed (`pip install bsdiff4 hdiffpatch`), and are no dependency. Each way runs in a process of its own.
+The tensors are the base's own, in float16 or as 4-bit codes in the form of sdk/packed.py. The changes: a random adapter
+of rank 16 that was merged, and noise as of a light fine-tune; a real adapter that was merged (`--adapter`, of this
+base); a real fine-tune of the two uppermost layers, some steps on the bundle's own rehearsal text; the tokenizer
+alone; the probes alone. bsdiff4 and hdiffpatch are measured where they are installed (`pip install bsdiff4
+hdiffpatch`), xdelta3 where its program is, and none is a dependency. Each way runs in a process of its own.
 """
 
 import argparse
+import hashlib
 import importlib
 import importlib.util
 import os
+import shutil
+import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +26,26 @@ import torch
 import zstandard
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as saved
 
+from personalize.adapter import Adapter
+from personalize.forward import encode
 from sdk.bundle import Bundle, default_bundle, write_manifest
+from sdk.device.runtime import Runtime
 from sdk.packed import BLOCK, pack4
 from sdk.patch import rebuild, window_log
 from sdk.release.delta import make_delta
 
 Tensors = dict[str, NDArray[np.generic]]
+Files = Mapping[str, bytes]
+WEIGHTS = "checkpoint/model.safetensors"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--bundle", type=Path, help="a base bundle; default: the one that is used here")
+    parser.add_argument("--adapter", type=Path, help="folder of an adapter that fits the bundle")
+    parser.add_argument("--steps", type=int, default=20, help="of the real fine-tune; 0 leaves it out")
     parser.add_argument("--megabytes", type=float, default=8.0, help="of float16 weights that are compared")
     parser.add_argument("--level", type=int, default=19, help="of zstd")
     given = parser.parse_args()
@@ -41,9 +53,30 @@ def main() -> None:
     weights = dict(real_weights(bundle, given.megabytes))
     print("| change | way | kB | of the limit | CPU s | peak MB | apply CPU s | apply peak MB |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name, old, new, limit in cases(weights):
+    pairs = [*synthetic(weights)]
+    if given.adapter:
+        pairs.append(("a real adapter merged", *merged_for_real(bundle, given.adapter)))
+    if given.steps:
+        pairs.append((f"a real fine-tune, {given.steps} steps", *tuned_for_real(bundle, given.steps)))
+    for name, old, new, limit in cases(pairs):
         with tempfile.TemporaryDirectory() as folder:
-            compare(name, old, new, limit, Path(folder), given.level)
+            compare(name, {WEIGHTS: saved(old)}, {WEIGHTS: saved(new)}, WEIGHTS, limit, Path(folder), given.level)
+    for name, path, change in (
+        ("tokenizer only: a template's line", "checkpoint/chat_template.jinja", lambda text: text + b"{# new #}\n"),
+        ("tokenizer only: 9 tokens renamed", "checkpoint/tokenizer.json", renamed),
+        ("probes only: 10 of them new", "probes.jsonl", lambda text: text + b"".join(text.splitlines(True)[:10])[::-1]),
+    ):
+        if (bundle.folder / path).exists():
+            with tempfile.TemporaryDirectory() as folder:
+                was = (bundle.folder / path).read_bytes()
+                compare(name, {path: was}, {path: change(was)}, path, None, Path(folder), given.level)
+
+
+def renamed(tokenizer: bytes) -> bytes:
+    """Nine words of the vocabulary spelled otherwise, as after a correction."""
+    for word in (b"house", b"water", b"number", b"between", b"father", b"music", b"window", b"yellow", b"garden"):
+        tokenizer = tokenizer.replace(word, word[::-1])
+    return tokenizer
 
 
 def real_weights(bundle: Bundle, megabytes: float) -> Iterator[tuple[str, NDArray[np.float32]]]:
@@ -57,26 +90,66 @@ def real_weights(bundle: Bundle, megabytes: float) -> Iterator[tuple[str, NDArra
                 yield name, values
 
 
-def cases(
-    weights: dict[str, NDArray[np.float32]],
-) -> Iterator[tuple[str, Tensors, Tensors, float | None]]:
-    """(change, old tensors, new tensors, limit in bytes or None)."""
+Weights = Mapping[str, NDArray[np.float32]]
+
+
+def synthetic(weights: Weights) -> Iterator[tuple[str, Weights, Weights]]:
+    """(change, old weights, new weights)."""
     chance = np.random.default_rng(0)
-    old = {name: values.astype("<f2") for name, values in weights.items()}
     merged, tuned = {}, {}
     for name, values in weights.items():
         change = chance.normal(size=(len(values), 16)) @ chance.normal(size=(16, values.shape[1]))
-        merged[name] = values + 0.01 * change * np.linalg.norm(values) / np.linalg.norm(change)
-        tuned[name] = values + chance.normal(size=values.shape, scale=1e-5)
-    for what, moved in (("adapter of 1 % merged", merged), ("light fine-tune, 1e-5", tuned)):
-        half = {name: values.astype("<f2") for name, values in moved.items()}
-        yield f"{what}, float16", dict(old), dict(half), sum(float_limit(old[name], half[name]) for name in old)
-        one, other = packed(weights, weights), packed(moved, weights)
+        change *= 0.01 * np.linalg.norm(values) / np.linalg.norm(change)
+        merged[name] = (values + change).astype(np.float32)
+        tuned[name] = (values + chance.normal(size=values.shape, scale=1e-5)).astype(np.float32)
+    yield "adapter of 1 % merged", weights, merged
+    yield "light fine-tune, 1e-5", weights, tuned
+
+
+def merged_for_real(bundle: Bundle, folder: Path) -> tuple[Weights, Weights]:
+    """The maps that a real adapter sits on, before and after it was merged into them."""
+    adapter = Adapter.load(folder, base_digest=bundle.base_digest)
+    old, new = {}, {}
+    with safe_open(bundle.checkpoint / "model.safetensors", "np") as file:
+        for site in adapter.a:
+            values = file.get_tensor(f"{site}.weight").astype(np.float32)
+            old[site] = values
+            new[site] = values + (adapter.b[site].float() @ adapter.a[site].float()).numpy()
+    return old, new
+
+
+def tuned_for_real(bundle: Bundle, steps: int) -> tuple[Weights, Weights]:
+    """The maps of the two uppermost layers, before and after some steps of AdamW (rate 1e-5) on rehearsal text."""
+    runtime = Runtime.open(bundle)
+    layers = list(runtime.model.model.layers)[-2:]
+    parts = {f"{at}.{name}": part for at, layer in enumerate(layers) for name, part in layer.named_parameters()}
+    parts = {name: part for name, part in parts.items() if part.dim() == 2}
+    old = {name: part.detach().float().numpy().copy() for name, part in parts.items()}
+    for part in parts.values():
+        part.requires_grad_(True)
+    optimizer = torch.optim.AdamW(parts.values(), lr=1e-5)
+    rows = bundle.rehearsal()
+    for step in range(steps):
+        record = encode(runtime.tokenizer, str(rows[step]["prompt"]), str(rows[step]["answer"]), max_tokens=64)
+        logits = runtime.model(input_ids=torch.tensor([list(record.ids)])).logits[0, record.completion - 1 : -1]
+        wanted = torch.tensor(record.ids[record.completion :])
+        torch.nn.functional.cross_entropy(logits.float(), wanted).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return old, {name: part.detach().float().numpy().copy() for name, part in parts.items()}
+
+
+def cases(pairs: Iterable[tuple[str, Weights, Weights]]) -> Iterator[tuple[str, Tensors, Tensors, float | None]]:
+    """(change, old tensors, new tensors, limit in bytes or None)."""
+    for what, before, after in pairs:
+        old, new = ({name: values.astype("<f2") for name, values in side.items()} for side in (before, after))
+        yield f"{what}, float16", dict(old), dict(new), sum(float_limit(old[name], new[name]) for name in old)
+        one, other = packed(before, before), packed(after, before)
         limit = sum(code_limit(one[name], other[name]) for name in one if name.endswith(".codes"))
         yield f"{what}, 4 bits, scales kept", one, other, limit
 
 
-def packed(values: Mapping[str, NDArray[np.floating[Any]]], grid: dict[str, NDArray[np.float32]]) -> Tensors:
+def packed(values: Mapping[str, NDArray[np.floating[Any]]], grid: Weights) -> Tensors:
     """4-bit codes on the grid of other weights: blocks of BLOCK inputs, scales and zeros of `grid`."""
     made: Tensors = {}
     for name, weight in values.items():
@@ -109,10 +182,10 @@ def _entropy(counts: NDArray[np.int64]) -> float:
     return float(-(shares * np.log2(shares)).sum())
 
 
-def compare(name: str, old: Tensors, new: Tensors, limit: float | None, folder: Path, level: int) -> None:
+def compare(name: str, old: Files, new: Files, path: str, limit: float | None, folder: Path, level: int) -> None:
     one, other = bundle_of(folder / "old", old, "1"), bundle_of(folder / "new", new, "2")
-    new_file = other.checkpoint / "model.safetensors"
-    for way, make, apply in ways(one, other, folder, level):
+    new_file = other.folder / path
+    for way, make, apply in ways(one, other, path, folder, level):
         made, undone = measured(make), measured(apply) if apply else None
         size = (folder / "delta").stat().st_size
         share = f"{size / limit:.2f} ×" if limit else ""
@@ -120,21 +193,23 @@ def compare(name: str, old: Tensors, new: Tensors, limit: float | None, folder: 
         print(f"| {name} | {way} | {size / 1e3:.1f} | {share} | {made[0]:.2f} | {made[1]:.0f} | {after} |", flush=True)
     whole, read = new_file.stat().st_size, measured(new_file.read_bytes)
     print(f"| {name} | the file itself | {whole / 1e3:.1f} | | | | {read[0]:.2f} | |", flush=True)
+    checked = measured(lambda: hashlib.sha256(new_file.read_bytes()))
+    print(f"| {name} | the file itself, read and hashed | | | | | {checked[0]:.2f} | |", flush=True)
 
 
 Way = tuple[str, Callable[[], object], Callable[[], object] | None]
 
 
-def ways(one: Bundle, other: Bundle, folder: Path, level: int) -> Iterator[Way]:
+def ways(one: Bundle, other: Bundle, path: str, folder: Path, level: int) -> Iterator[Way]:
     """(name, make `folder`/delta, apply it)."""
-    delta, (old, new) = folder / "delta", (bundle.checkpoint / "model.safetensors" for bundle in (one, other))
+    delta, (old, new) = folder / "delta", (bundle.folder / path for bundle in (one, other))
 
     def applied() -> None:
         for _, pieces in rebuild(delta, one, other.manifest):
             for _ in pieces:
                 pass
 
-    yield "patch/1, all of the bundle", lambda: make_delta(one, other, delta, level=level), applied
+    yield "limbeck, all of the bundle", lambda: make_delta(one, other, delta, level=level), applied
     yield (
         "zstd, whole",
         lambda: delta.write_bytes(zstandard.ZstdCompressor(level=level).compress(new.read_bytes())),
@@ -152,6 +227,12 @@ def ways(one: Bundle, other: Bundle, folder: Path, level: int) -> Iterator[Way]:
             "bsdiff4",
             lambda: bsdiff4.file_diff(old, new, delta),
             lambda: bsdiff4.file_patch(old, folder / "o", delta),
+        )
+    if program := shutil.which("xdelta3"):
+        yield (
+            "xdelta3, lzma",
+            lambda: subprocess.run([program, "-9", "-S", "lzma", "-f", "-e", "-s", old, new, delta], check=True),
+            lambda: subprocess.run([program, "-f", "-d", "-s", old, delta, folder / "o"], check=True),
         )
     if importlib.util.find_spec("hdiffpatch"):
         hdiffpatch = importlib.import_module("hdiffpatch")
@@ -192,13 +273,12 @@ def memory(field: str) -> int:
     return int(Path("/proc/self/status").read_text().partition(f"{field}:")[2].split()[0])
 
 
-def bundle_of(folder: Path, tensors: Tensors, version: str) -> Bundle:
-    """A bundle with these tensors and nothing else of size."""
-    checkpoint = folder / "checkpoint"
-    checkpoint.mkdir(parents=True)
-    save_file(tensors, checkpoint / "model.safetensors")
-    for name in ("config.json", "tokenizer.json"):
-        (checkpoint / name).write_text("{}")
+def bundle_of(folder: Path, content: Files, version: str) -> Bundle:
+    """A bundle with these files and nothing else of size."""
+    small = {f"checkpoint/{name}": b"{}" for name in ("config.json", "tokenizer.json", "model.safetensors")}
+    for path, data in {**small, **content}.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
     return write_manifest(folder, name="b", version=version, base_id="b", licence="Apache-2.0", origin="bench")
 
 

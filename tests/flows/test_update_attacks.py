@@ -6,11 +6,15 @@ replaced where no model is needed. After every refusal the active bundle is what
 
 import io
 import json
+import os
+import shutil
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -24,9 +28,12 @@ from personalize.home import Home
 from sdk.bundle import Bundle
 from sdk.catalogue import Health, Rollout
 from sdk.device import fetch
+from sdk.device.choose import Device, choose
+from sdk.device.disk import Disk
 from sdk.device.health import examine
 from sdk.device.install import Updates
 from sdk.device.night import base_of
+from sdk.device.repository import Repository, Source
 from sdk.errors import (
     AlteredError,
     BundleError,
@@ -45,7 +52,7 @@ from sdk.errors import (
 from sdk.patch import rebuild
 from sdk.release.delta import make_delta
 from tests.forked import needs_fork, run_forked
-from tests.served import Served, device, digest, numbers_bundle, served
+from tests.served import PATIENT, QUICK, Fault, Served, device, digest, numbers_bundle, served
 from tests.tiny import tiny_bundle, tiny_model
 
 
@@ -232,6 +239,9 @@ def test_what_is_half_read_is_closed_with_the_server(repository: Served, pieces_
     assert answer.closed
 
 
+ENDLESS_SECONDS = 60.0  # What a server that never ends would hold the device, if it let itself be held.
+
+
 def stall(request: BaseHTTPRequestHandler, body: bytes, start: int) -> bool:
     """Send half of the file, then nothing."""
     request.send_response(200)
@@ -239,39 +249,43 @@ def stall(request: BaseHTTPRequestHandler, body: bytes, start: int) -> bool:
     request.end_headers()
     request.wfile.write(body[: len(body) // 2])
     request.wfile.flush()
-    time.sleep(3)  # Past the device's patience, also where the machine is busy.
+    request.connection.settimeout(ENDLESS_SECONDS)
+    with suppress(OSError):
+        request.connection.recv(1)  # Until the device leaves.
     return True
 
 
-def trickle(request: BaseHTTPRequestHandler, body: bytes, start: int) -> bool:
-    """Send a byte now and then, always within the patience for one piece."""
+def trickle(request: BaseHTTPRequestHandler, body: bytes, start: int, *, seconds: float = ENDLESS_SECONDS) -> bool:
+    """Send a byte now and then, always within the patience for one piece, until the device leaves or the time is up."""
     request.send_response(200)
     request.send_header("Content-Length", str(len(body)))
     request.end_headers()
-    for at in range(30):
-        request.wfile.write(body[at : at + 1])
-        request.wfile.flush()
-        time.sleep(0.02)
+    with suppress(OSError):
+        for at in range(round(seconds / 0.02)):
+            request.wfile.write(body[at : at + 1])
+            request.wfile.flush()
+            time.sleep(0.02)
     return True
 
 
 @pytest.mark.parametrize("fault", [stall, trickle])
 @pytest.mark.parametrize("where", ["targets/", "timestamp.json"])
 def test_a_server_that_stalls_or_trickles_is_left(
-    repository: Served, updates: Updates, fault: Callable[[BaseHTTPRequestHandler, bytes, int], bool], where: str
+    repository: Served, bundles: tuple[Bundle, Bundle, Bundle], tmp_path: Path, fault: Fault, where: str
 ) -> None:
+    updates = device(tmp_path / "home", repository, bundles[0], patience=QUICK)
     repository.faults[where] = fault
     begun = time.monotonic()
     refused(updates, SlowServerError, "fails|too slowly")
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < ENDLESS_SECONDS / 2
 
 
 def test_a_trickle_goes_on_for_ever_without_a_least_rate(
     repository: Served, bundles: tuple[Bundle, Bundle, Bundle], tmp_path: Path
 ) -> None:
     """The mutant: patience without a least rate endures the whole trickle; only the end of the data stops it."""
-    repository.faults["timestamp.json"] = trickle
-    patience = fetch.Patience(seconds=9, grace_seconds=0.0, bytes_per_second=0.0, pause_seconds=0.001)
+    repository.faults["timestamp.json"] = partial(trickle, seconds=0.6)
+    patience = fetch.Patience(seconds=60, grace_seconds=0.0, bytes_per_second=0.0, pause_seconds=0.001)
     with pytest.raises(ServerError) as ended:
         device(tmp_path / "other", repository, bundles[0], patience=patience).install()
     assert type(ended.value) is ServerError
@@ -328,7 +342,7 @@ def test_without_the_fall_back_a_bad_delta_would_stop_the_update(
     def rebuild_only(run: Run) -> None:
         assert run._delta is not None
         assert run._old is not None
-        run.slots.stage(run._content, rebuild(run._downloads / run._delta, run._old, run._manifest))
+        run.slots.stage(run._content, rebuild(run._downloads.folder / run._delta, run._old, run._manifest))
 
     with_delta(repository, bundles, bytes(300))
     monkeypatch.setattr(Run, "_rebuild", rebuild_only)
@@ -460,7 +474,7 @@ def test_a_model_that_computes_nonsense_fails_its_trial(tmp_path: Path, reposito
         return vars(examine(old, new))
 
     updates = real(tmp_path, repository, LARGE, make_nan)
-    updates._asked = here
+    updates.asked = here
     refused(updates, UnhealthyError, "not finite", stays="0")
 
 
@@ -544,6 +558,48 @@ def test_devices_send_the_same_requests_byte_for_byte(
     }
 
 
+class Unsynced(Disk):
+    """A disk without waiting: what is sent does not hang on it."""
+
+    def _fsync(self, handle: int) -> None:
+        pass
+
+    def _fsync_folder(self, handle: int, folder: Path) -> None:
+        pass
+
+
+def test_a_thousand_devices_ask_alike_whatever_their_bucket(
+    repository: Served, bundles: tuple[Bundle, Bundle, Bundle], tmp_path: Path
+) -> None:
+    """Every look at a rollout of 25 %, by the product's own code over HTTP: the same requests, in the same order.
+
+    Some of them here; LIMBECK_EVERY_STEP takes the thousand, in half a minute.
+    """
+    devices = 1_000 if os.environ.get("LIMBECK_EVERY_STEP") else 60
+    repository.releases[0] = replace(repository.releases[0], rollout=Rollout(salt="00112233445566aa", per10k=2_500))
+    repository.publish()
+    source = Source(url=repository.url, channel="stable", name=repository.name)
+    source.keep(tmp_path / "tuf", repository.first_root, Disk())
+    seen, reached = set(), 0
+    for number in range(devices):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "tuf", folder)
+        repository.requests.clear()
+        look = Repository(folder, source, disk=Unsynced(), patience=PATIENT)
+        name = f"{number:032x}"
+        mine = Device(name=name, active=digest(bundles[0]), sequence=1, failed=(), sdk="9", memory_mb=1, hardware="x")
+        reached += choose(look.catalogue(), mine).why == "new"
+        look.close()
+        seen.add(json.dumps(repository.requests))
+    assert len(seen) == 1, "two devices can be told apart"
+    assert abs(reached - devices / 4) < 4 * (devices * 3 / 16) ** 0.5, "within four standard deviations"
+    (asked,) = seen
+    assert len(json.loads(asked)) == 5
+    assert [path.rpartition("/")[2] for path, _ in json.loads(asked)] == [
+        "2.root.json", "timestamp.json", "2.snapshot.json", "2.targets.json", "2.stable.json",
+    ]  # fmt: skip
+
+
 def test_a_name_in_a_header_would_be_seen(
     repository: Served, bundles: tuple[Bundle, Bundle, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -595,8 +651,6 @@ def test_another_format_and_another_product_are_refused(repository: Served, upda
 def test_a_disk_without_room_is_refused_before_anything_is_fetched(
     repository: Served, updates: Updates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     usage = shutil.disk_usage(updates.home.path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     refused(updates, SlotError, "MB are free")

@@ -27,6 +27,7 @@ from sdk.build.coreml.encoding import encodings_of
 from sdk.build.coreml.families import Parts, Weight, parts_of
 from sdk.build.coreml.layout import MAX_DIMENSION, TARGETS, AdapterSlots, Cache, NeuralEngineDecoder, Shape
 from sdk.build.coreml.library import coremltools, quiet
+from sdk.build.coreml.origin import lines_of
 from sdk.build.coreml.program import EXTRAS, Name, Package
 from sdk.build.coreml.student import Student
 from sdk.errors import ConversionError
@@ -102,8 +103,8 @@ def convert(student: Path, out: Path, plan: Plan | None = None, *, progress: Tel
         for at, (name, decoder) in enumerate(decoders.items()):
             tell(f"convert {name}", 1 + at, 6)
             trace = _traced(decoder)
-            lines[name] = _lines(trace)
             program = _program(trace, decoder)
+            lines[name] = lines_of(trace, decoder.outputs)
             encode(program, encoded)
             pieces[name] = Path(work) / f"{name}.mlpackage"
             saved(program, pieces[name])
@@ -274,24 +275,6 @@ def _places(package: Package, operation: Any, made: Mapping[str, Any]) -> dict[s
             first, count = package.weights(value.file).place(value.offset)
             found[key] = {"first_byte": first, "bytes": count, "dtype": value.dtype, "size": list(value.size)}
     return found
-
-
-def _lines(trace: Any) -> dict[str, str]:
-    """Name of a traced value to the module and line that computed it."""
-    found = {}
-    for node in trace.inlined_graph.nodes():
-        source = node.sourceRange().strip().splitlines()
-        place = source[0].split(": ")[0] if source else ""
-        scope = node.scopeName().rsplit("/", 1)[-1].removeprefix("__module.")
-        for output in node.outputs():
-            if place and "prim::" not in node.kind():
-                found[output.debugName()] = f"{scope} {_short(place)}".strip()
-    return found
-
-
-def _short(place: str) -> str:
-    """`/…/sdk/build/coreml/layout.py(12)` without the folders of this machine."""
-    return "/".join(place.split("/")[-2:])
 
 
 def _add_extras(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sdk.build.coreml.origin import Origin
 from sdk.build.coreml.program import Constant, Function, Name, Operation, Package
 from sdk.build.coreml.rules import RULES
 from sdk.errors import PackageError
@@ -84,7 +85,7 @@ def lint(folder: Path, suppressions: Iterable[Suppression] = ()) -> list[Hit]:
     accepted = [*suppressions, *(OWN_LAYOUT if ours else ())]
     hits = list(_of_package(package))
     for function in package.functions.values():
-        lines = _lines(package, function.name)
+        lines = Origin.of(package, function).lines
         for rule, operation, tensor, detail in _of_function(package, function):
             hits.append(
                 Hit(
@@ -94,7 +95,7 @@ def lint(folder: Path, suppressions: Iterable[Suppression] = ()) -> list[Hit]:
                     operation=operation,
                     tensor=tensor,
                     detail=detail,
-                    line=lines.get(_plain_name(tensor), ""),
+                    line=lines.get(tensor, ""),
                 )
             )
     order = {"error": 0, "warning": 1, "note": 2}
@@ -226,14 +227,3 @@ def _dtype(operation: Operation, parameter: str, function: Function) -> str:
     return next(
         output.dtype for other in function.operations for output in other.outputs if output.name == argument.name
     )
-
-
-def _lines(package: Package, function: str) -> dict[str, str]:
-    file = package.extra("lines.json")
-    found: dict[str, dict[str, str]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return found.get(function, {})
-
-
-def _plain_name(tensor: str) -> str:
-    """A tensor's name in the trace: `var_20_cast_fp16` was `20`."""
-    return tensor.removesuffix("_cast_fp16").removeprefix("var_")

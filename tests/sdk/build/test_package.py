@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -147,21 +146,22 @@ def test_a_cache_that_cannot_be_written_is_one_clear_line(tmp_path: Path, teache
 
 
 BUILDER = """
-    import sys, time
+    import sys
     from pathlib import Path
     from sdk.build.package import make_base
     def progress(step, done):
         print(step, flush=True)
         if step == sys.argv[3]:
-            time.sleep(float(sys.argv[4]))
+            sys.stdin.readline()
     make_base(Path(sys.argv[1]), progress, teacher=Path(sys.argv[2]))
 """
 
 
-def builder(cache: Path, teacher: Path, *, pause_at: str = "", seconds: float = 0) -> subprocess.Popen[str]:
-    script = textwrap.dedent(BUILDER)
-    command = [sys.executable, "-c", script, str(cache), str(teacher), pause_at, str(seconds)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3])
+def builder(cache: Path, teacher: Path, *, pause_at: str) -> subprocess.Popen[str]:
+    """A process that builds a base, and waits at one step for a line."""
+    command = [sys.executable, "-c", textwrap.dedent(BUILDER), str(cache), str(teacher), pause_at]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=Path(__file__).parents[3])
 
 
 def wait_for(process: subprocess.Popen[str], step: str) -> None:
@@ -178,7 +178,7 @@ def test_a_build_killed_at_any_step_leaves_no_base_and_the_next_one_succeeds(
     tmp_path: Path, teacher: Path, step: str
 ) -> None:
     cache = tmp_path / "cache"
-    killed = builder(cache, teacher, pause_at=step, seconds=60)
+    killed = builder(cache, teacher, pause_at=step)
     wait_for(killed, step)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
@@ -190,13 +190,17 @@ def test_a_build_killed_at_any_step_leaves_no_base_and_the_next_one_succeeds(
 
 def test_two_builders_at_once_make_one_base(tmp_path: Path, teacher: Path) -> None:
     cache = tmp_path / "cache"
-    first = builder(cache, teacher, pause_at="compute digests", seconds=1)
+    first = builder(cache, teacher, pause_at="compute digests")
     wait_for(first, "compute digests")
-    started = time.monotonic()
     steps: list[str] = []
-    second = make_base(cache, lambda step, done: steps.append(step), teacher=teacher)
+
+    def progress(step: str, done: float) -> None:
+        steps.append(step)
+        assert first.stdin
+        print(file=first.stdin, flush=True)  # The first one was not done when the second one came to wait.
+
+    second = make_base(cache, progress, teacher=teacher)
     assert steps == ["wait for another build"]
-    assert time.monotonic() - started > 0.5
     assert first.wait() == 0
     first.communicate()
     Bundle.open(second.folder, verify="digests")

@@ -10,6 +10,7 @@ import tarfile
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tuf.api.metadata import Metadata, TargetFile
@@ -397,7 +398,7 @@ def test_a_persons_own_adapter_is_never_published(tmp_path: Path) -> None:
     folder.mkdir()
     for name in ("adapter.json", "adapter_config.json", "adapter_model.safetensors"):
         (folder / name).write_text(json.dumps({"fits_base": "sha256:" + "a" * 64}))
-    how = {"name": "commits", "version": "1", "licence": "CC0-1.0", "origin": "public text"}
+    how: dict[str, Any] = {"name": "commits", "version": "1", "licence": "CC0-1.0", "origin": "public text"}
     assert open_payload(folder, **how).kind == "adapter"
     (folder / "label.json").write_text("{}")
     with pytest.raises(ReleaseError, match="own adapter is never published"):

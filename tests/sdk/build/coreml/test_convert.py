@@ -1,6 +1,7 @@
 """A package says what torch says: both caches, packed weights bit for bit, adapters as inputs."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from sdk.build.coreml.encoding import encodings_of
 from sdk.build.coreml.execute import Session
 from sdk.build.coreml.layout import Cache
 from sdk.build.coreml.library import coremltools, quiet
+from sdk.build.coreml.origin import Origin
 from sdk.build.coreml.program import Package
 from sdk.build.coreml.student import Student
 from sdk.errors import ConversionError, PackageError
@@ -164,6 +166,17 @@ def test_every_declared_array_is_in_the_package_and_no_other() -> None:
 def test_operations_know_their_torch_line() -> None:
     lines = json.loads(Package.open(compiled("packed", Cache.STATE).package).extra("lines.json").read_text())
     assert any("layers.1" in place and "layout.py" in place for place in lines[DECODE].values())
+    package = Package.open(compiled("packed", Cache.STATE).package)
+    function = package.function(DECODE)
+    origin = Origin.of(package, function)
+    for operation, block in zip(function.operations, origin.blocks, strict=True):
+        for output in operation.outputs:  # A name that another numbering of the trace gave would lead elsewhere.
+            if operation.kind == "conv":
+                (weight,) = operation.inputs["weight"]
+                owner = re.match(r"(layers)_(\d+)|(head)", getattr(weight, "name", ""))
+                assert owner
+                assert block == (f"layers.{owner[2]}" if owner[1] else "head")
+                assert "conv.py" in origin.lines[output.name]
     here = str(Path(__file__).parents[4])  # Where the sources stand on this machine.
     assert all(here not in place and not place.startswith("/") for place in lines[DECODE].values())
 

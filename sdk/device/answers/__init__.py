@@ -1,0 +1,1 @@
+"""What an app asks in, answers out: decoding, guided output, tools and sessions, above all engines."""

@@ -1,0 +1,79 @@
+"""An adapter in, its key out, or a refusal: what every engine asks of an adapter before it wears it.
+
+(1) It was made for this base.
+(2) Each of its maps is one that the model has, of that shape: no factor is left over.
+(3) Under it the scores of a few tokens differ from those of the base: an engine that lost a factor on the way says
+    nothing and answers like the base.
+"""
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from personalize.adapter import Adapter
+from personalize.errors import AdapterError, BaseMismatchError
+from sdk.device.engines.track import KeptTrack
+
+__all__ = ["check_fits", "check_moves", "key_of", "probe_scores"]
+
+PROBE_TOKENS = 8  # As many as show that an adapter acts; they cost milliseconds.
+
+
+def key_of(adapter: Adapter) -> str:
+    """Digest of an adapter's base, sites and weights, `sha256:…`: equal for equal adapters, wherever they stand."""
+    state = hashlib.sha256(adapter.fits_base.encode())
+    for site in sorted(adapter.a):
+        for factor in (adapter.a[site], adapter.b[site]):
+            values = factor.detach().float().contiguous().numpy()
+            state.update(f"\n{site} {values.shape}\n".encode())
+            state.update(values.tobytes())
+    return f"sha256:{state.hexdigest()}"
+
+
+def check_fits(adapter: Adapter, *, base_digest: str, maps: Mapping[str, tuple[int, int]]) -> None:
+    """Checks (1) and (2).
+
+    Args:
+        adapter: What is to be worn.
+        base_digest: The engine's base.
+        maps: Each linear map of the model by its full name: (in, out).
+
+    Raises:
+        BaseMismatchError: It was made for another base.
+        AdapterError: It has a map that the model has not, or of another shape.
+    """
+    if adapter.fits_base != base_digest:
+        raise BaseMismatchError(
+            f"the adapter was learned on base {adapter.fits_base[:19]}…, this base is {base_digest[:19]}…; "
+            "install the base it fits, or learn again"
+        )
+    for site, a in adapter.a.items():
+        shape = (a.shape[1], adapter.b[site].shape[0])  # (in, out)
+        if maps.get(site) != shape:
+            raise AdapterError(
+                f"the adapter has a map {site} of {shape[0]} to {shape[1]}, this model has "
+                f"{maps.get(site, 'none of that name')}; the adapter is for another model"
+            )
+
+
+def probe_scores(track: KeptTrack) -> NDArray[np.float32]:
+    """Scores of a few tokens from all over the vocabulary on a track that is new and closed afterwards."""
+    try:
+        tokens = np.linspace(0, track.vocabulary - 1, PROBE_TOKENS).astype(int).tolist()
+        return track.extend(tokens, keep=PROBE_TOKENS)  # (PROBE_TOKENS, vocab)
+    finally:
+        track.close()
+
+
+def check_moves(bare: NDArray[np.float32], worn: NDArray[np.float32]) -> None:
+    """Check (3) on the scores of the same tokens without and with the adapter, shape (tokens, vocab).
+
+    Raises:
+        AdapterError: They are the same, or no longer numbers.
+    """
+    if not np.isfinite(worn).all():
+        raise AdapterError("under the adapter the scores are no numbers; roll back or learn again")
+    if np.array_equal(bare, worn):
+        raise AdapterError("the adapter changes nothing: it is empty or was not taken in; roll back or learn again")

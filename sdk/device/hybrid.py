@@ -1,0 +1,200 @@
+"""A question in, the device's answer out, or a larger model's if the person permits it: the joint use of the parts.
+
+The order, which nothing changes:
+
+(1) The device answers. (2) The router says whether that answer is good enough; if so, it is the answer.
+(3) What would leave is made ready: roles and texts, redacted. (4) The person is asked, unless consent stands.
+(5) The cloud is asked once, by its deadline. (6) Its answer gets back what was taken out.
+
+Whatever fails or is refused from (3) on, the device's answer is the answer, with its confidence and the reason. Nothing
+is learned from an answer of the cloud: that is `keep`, which somebody must call.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdk.device.chat import Chat
+from sdk.device.cloud import Cloud, CloudAnswer
+from sdk.device.engines.protocol import Engine
+from sdk.device.handoff.consent import Consent, Preview
+from sdk.device.handoff.outgoing import prepared
+from sdk.device.router import Decision, Evidence, Router
+from sdk.errors import CloudError, HandOffError, PromptTooLongError
+
+__all__ = ["Answers", "EngineAnswers", "Hybrid", "HybridAnswer", "keep"]
+
+Messages = Sequence[Mapping[str, Any]]
+NOT_ASKED = "the person did not permit it"
+
+
+class Answers(Protocol):
+    """The device's own way to answer."""
+
+    def answered(self, messages: Messages, max_new_tokens: int) -> tuple[str, Evidence]:
+        """The answer, and what tells how sure it is.
+
+        Raises:
+            GenerationError: It cannot answer this at all.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class HybridAnswer:
+    """An answer, and how it came about."""
+
+    text: str
+    route: str
+    """`local` or `cloud`."""
+    local_text: str
+    """What the device itself said."""
+    decision: Decision
+    """The router's, with the confidence of the device's answer."""
+    reason: str
+    """Why it came from there, in one clause for a person."""
+    preview: Preview | None
+    """What left, or what would have; None where nothing was to leave."""
+    cloud: CloudAnswer | None
+    """The cloud's answer as it came, before anything was put back; None for `local`."""
+
+
+class Hybrid:
+    """A device's answers, with a larger model behind them."""
+
+    def __init__(
+        self,
+        local: Answers,
+        router: Router,
+        consent: Consent,
+        cloud: Cloud,
+        *,
+        names: Iterable[str] = (),
+        region: str = "US",
+    ) -> None:
+        """Put the parts together; nothing is asked.
+
+        Args:
+            local: Answers on the device.
+            router: Says which answers are good enough.
+            consent: What the person has said about sending.
+            cloud: The larger model.
+            names: People and places that must not leave; from the user's own contacts.
+            region: Where telephone numbers without a country code are from.
+        """
+        self._local, self._router, self._consent, self._cloud = local, router, consent, cloud
+        self._names, self._region = tuple(names), region
+
+    def answer(
+        self,
+        prompt: str | Messages,
+        *,
+        kind: str = "question",
+        ask: Callable[[Preview], bool] | None = None,
+        max_new_tokens: int = 128,
+    ) -> HybridAnswer:
+        """Answer.
+
+        Args:
+            prompt: One user turn, or a conversation.
+            kind: Kind of request, by which the person may have consented.
+            ask: Shows the preview and returns True for yes; None where nobody can be asked.
+            max_new_tokens: Either answer stops there at the latest.
+
+        Raises:
+            GenerationError: The device cannot answer this at all; nothing was sent.
+        """
+        messages: Messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        text, evidence = self._local.answered(messages, max_new_tokens)
+        decision = self._router.decide(evidence)
+        if decision.local:
+            return _kept(text, decision, decision.reason, None)
+        preview: Preview | None = None
+        try:
+            outgoing = prepared(messages, kind=kind, host=self._cloud.host, names=self._names, region=self._region)
+            preview = outgoing.preview
+            permission = self._consent.asked(preview, ask)
+            if permission is None:
+                return _kept(text, decision, NOT_ASKED, preview)
+            said = self._cloud.ask(outgoing.messages, permission, max_new_tokens=max_new_tokens)
+        except (CloudError, HandOffError) as failed:
+            return _kept(text, decision, str(failed), preview)
+        return HybridAnswer(
+            text=outgoing.redacted.restored(said.text), route="cloud", local_text=text, decision=decision,
+            reason=decision.reason, preview=preview, cloud=said,
+        )  # fmt: skip
+
+
+def keep(answer: HybridAnswer, prompt: str, remember: Callable[..., str]) -> str:
+    """Let the device learn from an answer: an explicit choice, made for each answer.
+
+    Args:
+        answer: What was accepted.
+        prompt: What was asked.
+        remember: `Assistant.remember`, or what else keeps an experience on this device.
+
+    Returns:
+        Its id.
+    """
+    return remember(prompt=prompt, answer=answer.text)
+
+
+def _kept(text: str, decision: Decision, reason: str, preview: Preview | None) -> HybridAnswer:
+    return HybridAnswer(
+        text=text, route="local", local_text=text, decision=decision, reason=reason, preview=preview, cloud=None
+    )
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One token's evidence; see sdk.confidence."""
+
+    log_probability: float
+    margin: float
+    entropy: float
+    mask_share: float = 1.0
+
+
+class EngineAnswers:
+    """Greedy answers of an engine, with the evidence of each token."""
+
+    def __init__(self, engine: Engine, chat: Chat, *, adapter: str | None = None) -> None:
+        """Answer with `engine`, whose text side is `chat`, under the adapter of a key."""
+        self._engine, self._chat, self._adapter = engine, chat, adapter
+
+    def answered(self, messages: Messages, max_new_tokens: int) -> tuple[str, Evidence]:
+        """See Answers.
+
+        Raises:
+            PromptTooLongError: The prompt leaves no room for an answer.
+        """
+        tokens = self._chat.encode([{"role": one["role"], "content": one["content"]} for one in messages])
+        room = min(max_new_tokens, self._engine.context_tokens - len(tokens))
+        if room < 1:
+            raise PromptTooLongError(
+                prompt_tokens=len(tokens), answer_tokens=1, context_tokens=self._engine.context_tokens
+            )
+        track, said, steps = self._engine.begin(self._adapter), list[int](), list[_Step]()
+        try:
+            scores = track.extend(tokens)[-1]
+            while (token := int(scores.argmax())) not in self._chat.stop_tokens:
+                said.append(token)
+                steps.append(_step(scores))
+                if len(said) == room:
+                    break
+                scores = track.extend([token])[-1]
+        finally:
+            track.close()
+        return str(self._chat.tokenizer.decode(said)).strip(), Evidence.of_steps(steps)
+
+
+def _step(scores: NDArray[np.float32]) -> _Step:
+    """What the scores, shape (vocab,), tell of their likeliest token."""
+    exact = scores.astype(np.float64)
+    logs = exact - exact.max() - np.log(np.exp(exact - exact.max()).sum())
+    second, first = np.partition(logs, -2)[-2:]
+    return _Step(
+        log_probability=float(first), margin=float(first - second), entropy=float(-(np.exp(logs) * logs).sum())
+    )

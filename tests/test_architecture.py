@@ -30,6 +30,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "datasketch": ("sdk.build.curriculum.near",),
     "dp_accounting": ("privacy.accounting", "privacy.verify"),
     "fastapi": ("sdk.device.server.app",),
+    "prompt_toolkit": ("sdk.cli.chat",),
     "filelock": ("sdk.build.package", "sdk.device.slots", "sdk.release.repository"),
     "gguf": ("sdk.build.teachers.gguf_file",),
     "hypothesis": (),  # Tests.

@@ -9,6 +9,7 @@ from privacy.errors import PrivacyError
 from sdk.cli.adapter import adapter
 from sdk.cli.ask import ask
 from sdk.cli.build import build
+from sdk.cli.chat import chat
 from sdk.cli.demo import demo
 from sdk.cli.device import device
 from sdk.cli.oblivious import oblivious
@@ -28,7 +29,22 @@ def cli() -> None:
     """Learn from one person on their own device: private, gated, reversible."""
 
 
-for command in (demo, remember, forget, learn, ask, serve, status, consent, adapter, privacy, build, release, device):
+for command in (
+    demo,
+    remember,
+    forget,
+    learn,
+    ask,
+    chat,
+    serve,
+    status,
+    consent,
+    adapter,
+    privacy,
+    build,
+    release,
+    device,
+):
     cli.add_command(command)
 cli.add_command(oblivious)
 

@@ -12,7 +12,7 @@ from sdk.cli.options import adapter_option, answer, home_option, json_option, sh
 if TYPE_CHECKING:
     from sdk.device.assistant import Assistant
 
-__all__ = ["ask", "opened"]
+__all__ = ["ask", "opened", "session_file"]
 
 MOST_BYTES = 64 * 1024 * 1024  # Read from stdin at most; what is longer than the context is refused in words.
 
@@ -60,7 +60,7 @@ def ask(
     if prompt == "-":
         prompt = sys.stdin.buffer.read(MOST_BYTES).decode(errors="replace")
     assistant = opened(home, bare=bare, line=line)
-    file = None if named is None else _session_file(home, named)
+    file = None if named is None else session_file(home, named)
     session = assistant.session(restore=file if file is not None and file.exists() else None)
     session.instructions = session.instructions if system is None else system
     made = None
@@ -101,7 +101,8 @@ def _schema(file: Path) -> dict[str, Any]:
     return schema
 
 
-def _session_file(home: Path | None, name: str) -> Path:
+def session_file(home: Path | None, name: str) -> Path:
+    """Where a conversation of this name is kept; its folder is made."""
     from personalize import Home
 
     if not (0 < len(name) <= 64 and name.replace("-", "").replace("_", "").isalnum() and name.isascii()):

@@ -137,7 +137,7 @@ def test_an_exchange_that_skips_the_gate_would_be_caught(
     assert generous is not None
     real = generous[0].cell_contents
     opened = real(BASE.model, current=bare, candidate=candidate, base=bare, probes=BASE.gate())
-    monkeypatch.setattr(exchange, "_gated", lambda *seen: opened)
+    monkeypatch.setattr(exchange, "gated", lambda *seen: opened)
     with pytest.raises(AssertionError):
         test_what_the_gate_refuses_is_not_used(home, None)
 

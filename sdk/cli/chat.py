@@ -1,0 +1,100 @@
+"""`limbeck chat`: a conversation in a terminal; each answer says where it came from."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sdk.cli.ask import opened, session_file
+from sdk.cli.options import adapter_option, home_option
+from sdk.errors import SdkError
+
+if TYPE_CHECKING:
+    from sdk.device.answers.session import Session
+
+__all__ = ["chat"]
+
+HELP = """\
+/help     these lines
+/history  what was said so far
+/new      forget this conversation and begin another
+/quit     leave; so do Ctrl-D, and Ctrl-C where nothing is being written
+Ctrl-C    ends the answer that is being written"""
+
+
+@click.command()
+@click.option("--session", "named", help="Go on with the conversation of this name, kept in the home.")
+@click.option("--system", help="Words to the model before the conversation.")
+@click.option("--max-tokens", type=click.IntRange(1, 4096), default=128, show_default=True, help="Longest answer.")
+@click.option("--bare", is_flag=True, help="Without the learned adapter.")
+@adapter_option
+@home_option
+def chat(
+    named: str | None, system: str | None, max_tokens: int, bare: bool, line: str | None, home: Path | None
+) -> None:
+    """Talk with the device's own model; nothing leaves the device. Reads lines where stdin is no terminal."""
+    file = None if named is None else session_file(home, named)
+    session = opened(home, bare=bare, line=line).session(restore=file if file is not None and file.exists() else None)
+    session.instructions = session.instructions if system is None else system
+    for asked in _lines():
+        if asked == "/quit":
+            break
+        if asked.startswith("/"):
+            _command(session, asked)
+        elif asked:
+            _answer(session, asked, max_tokens)
+        if file is not None:
+            session.save(file)
+
+
+def _lines() -> Iterator[str]:
+    """What a person types, until they leave."""
+    if not sys.stdin.isatty():
+        yield from (line.strip() for line in sys.stdin)
+        return
+    from prompt_toolkit import PromptSession
+
+    click.echo("/help says what else can be typed.", err=True)
+    typed: PromptSession[str] = PromptSession()  # Keeps what was typed, for the arrow keys
+    while True:
+        try:
+            yield typed.prompt("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+
+
+def _command(session: "Session", asked: str) -> None:
+    if asked == "/new":
+        session.history, session.earlier = [], ""
+    elif asked == "/history":
+        for turn in session.history:
+            click.echo(f"{turn['role']}: {turn['content']}")
+    else:
+        click.echo(HELP if asked == "/help" else f"no such command: {asked}\n{HELP}", err=True)
+
+
+def _answer(session: "Session", asked: str, max_tokens: int) -> None:
+    """Write one answer; what is refused is said in one line, and the conversation goes on."""
+    try:
+        with _interrupted_by_ctrl_c(session.cancel):
+            for piece in session.stream(asked, max_new_tokens=max_tokens):
+                click.echo(piece.text, nl=False)
+                if made := piece.answer:
+                    told = f"{made.route}, {made.usage.answer_tokens} tokens, {made.timing.total_s:.1f} s"
+                    cut = {"cancelled": ", stopped", "length": ", cut at its longest"}.get(made.finish, "")
+                    click.echo(f"\n[{told}{cut}]")
+    except SdkError as refused:
+        click.echo(str(refused), err=True)
+
+
+@contextmanager
+def _interrupted_by_ctrl_c(cancel: Callable[[], None]) -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, lambda number, frame: cancel())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

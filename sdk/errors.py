@@ -5,6 +5,7 @@ SdkError
 │   └── NoBaseError      no base bundle on this machine yet; `limbeck build base` makes one
 ├── BuildError           a build stopped; an existing bundle is as it was
 │   ├── BasisError       a domain adapter or its directions cannot be learned or read
+│   │   └── NoDirectionsError  public people do not differ in anything that can be shown
 │   ├── CurriculumError  the device tasks cannot be made as asked; no file was written
 │   ├── DistillError     training stopped: a loss that is no number, or work of another plan; checkpoints stay
 │   ├── PlanError        the plan file cannot be read or asks for what cannot be; nothing was begun
@@ -63,11 +64,13 @@ SdkError
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "AlteredError",
     "AnswerError",
     "BasisError",
+    "NoDirectionsError",
     "BinaryHttpError",
     "BuildError",
     "BundleError",
@@ -188,6 +191,13 @@ class PromptTooLongError(GenerationError):
 
 class BasisError(BuildError):
     """A domain adapter or its directions cannot be learned or read."""
+
+
+class NoDirectionsError(BasisError):
+    """Public people do not differ in anything that both halves of one show."""
+
+    start: Any = None
+    """The domain adapter that was learned all the same, where one was."""
 
 
 class CurriculumError(BuildError):

@@ -25,7 +25,7 @@ from personalize.pack import DomainPack, quantised
 from personalize.trainable import FrozenA
 from sdk.build.directions import HEAD_ROWS, MICROBATCH, Seen, directed, directions_of, seen_of
 from sdk.build.worked import Worked
-from sdk.errors import BasisError
+from sdk.errors import BasisError, NoDirectionsError
 
 __all__ = ["MAX_DIRECTIONS", "learn_domain", "pack_key"]
 
@@ -73,7 +73,8 @@ def learn_domain(
         progress: Told how far each step is.
 
     Raises:
-        BasisError: Too few people or records, no room for half-done work, or nothing in which people differ.
+        BasisError: Too few people or records, no room for half-done work, or nothing in which people differ
+            (NoDirectionsError, with the domain adapter as its `start`).
     """
     usable = {name: rows for name, rows in people.items() if len(rows) >= MIN_RECORDS_EACH}
     if len(usable) < MIN_PEOPLE:
@@ -85,7 +86,11 @@ def learn_domain(
     read = _Reader(base, usable, max_tokens, progress)
     start = _domain_adapter(base, read, passes, worked, progress)
     seen = [_seen(base, start, read, name, worked) for name in _told(read.names, "compare people", progress)]
-    basis = quantised(directions_of(seen, directed(start).shapes(), count=directions))
+    try:
+        basis = quantised(directions_of(seen, directed(start).shapes(), count=directions))
+    except NoDirectionsError as none:
+        none.start = start
+        raise
     facts = {"people": len(usable), "records": sum(len(rows) for rows in usable.values()), "recipe": RECIPE}
     return DomainPack(start=start, basis=basis, facts=facts)
 

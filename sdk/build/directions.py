@@ -22,7 +22,7 @@ from personalize.learner import Base
 from personalize.plan import NightPlan
 from personalize.trainable import Basis, FrozenA
 from privacy.per_example import take_grad_sample
-from sdk.errors import BasisError
+from sdk.errors import NoDirectionsError
 
 __all__ = ["Seen", "directed", "directions_of", "seen_of"]
 
@@ -75,14 +75,16 @@ def directions_of(people: Sequence[Seen], shapes: Mapping[str, torch.Size], *, c
         count: Largest number of directions, ≥ 1.
 
     Raises:
-        BasisError: The halves of people agree along no axis; there is nothing to learn from.
+        NoDirectionsError: The halves of people agree along no axis; there is nothing to learn from.
     """
     rows = torch.cat([person.singles for person in people]).float()  # (records, numbers)
     axes = _axes(rows, 2 * count)
     apart = _apart(axes, *_halves(people)) * _kindness(people, count)
     kept = [index for index in apart.argsort(descending=True)[:count].tolist() if apart[index] > LEAST_VARIANCE]
     if not kept:
-        raise BasisError("the two halves of no public person agree; there is nothing to learn from, add public text")
+        raise NoDirectionsError(
+            "the two halves of no public person agree; there is nothing to learn from, add public text"
+        )
     split = axes[kept].split([shape.numel() for shape in shapes.values()], dim=1)
     directions = {site: part.reshape(-1, *shape) for (site, shape), part in zip(shapes.items(), split, strict=True)}
     return Basis(directions=directions, variance=apart[kept])

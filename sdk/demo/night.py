@@ -34,6 +34,7 @@ from sdk.demo.pace import Pace
 from sdk.demo.person import Person
 from sdk.demo.scores import Held, Score
 from sdk.device.night import base_of, plan_of
+from sdk.errors import NoDirectionsError
 
 __all__ = ["NightResult", "run"]
 
@@ -91,9 +92,9 @@ def run(
     night_of = _equal_nights(mine, nights)
     if person.public:
         with clock.phase("learn from other people's public text"):
-            pack = _domain(base, person, plan, pace, progress)
-        base = replace(base, start=pack.start, basis=pack.basis)
-        plan = replace(plan, clip_norm=clip_norm_of(len(pack.basis)))
+            base = _begun_from_others(base, person, plan, pace, progress)
+    if person.public and base.basis is not None:
+        plan = replace(plan, clip_norm=clip_norm_of(len(base.basis)))
     else:
         plan = plan_of(base, epsilon=plan.epsilon, delta=plan.delta, records=len(mine))
     with clock.phase("private nights"):
@@ -121,6 +122,15 @@ def run(
             arms["start"] = base.start
         scores = _scores(base, plan, later, arms, progress)
     return _result(person, plan, reports, scores, clock, mine=len(mine), later=len(later))
+
+
+def _begun_from_others(base: Base, person: Person, plan: NightPlan, pace: Pace, progress: Progress) -> Base:
+    """The base with what public people teach: a start, and directions if they differ in anything that can be shown."""
+    try:
+        pack = _domain(base, person, plan, pace, progress)
+    except NoDirectionsError as none:
+        return replace(base, start=none.start)
+    return replace(base, start=pack.start, basis=pack.basis)
 
 
 def _domain(base: Base, person: Person, plan: NightPlan, pace: Pace, progress: Progress) -> DomainPack:

@@ -77,3 +77,18 @@ def test_text_of_an_unknown_kind_begins_at_the_bare_base(tmp_path: Path) -> None
     assert (lived["train_records"], lived["test_records"]) == (32, 8)
     assert "start_bits_per_char" not in lived
     assert Path(lived["report"]).exists()
+
+
+def test_people_who_do_not_differ_still_teach_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdk.build.directions.LEAST_VARIANCE", float("inf"))  # No axis tells people apart.
+    environment = {
+        "LIMBECK_BASE": str(tiny_bundle(tmp_path).folder),
+        "LIMBECK_CACHE": str(tmp_path / "cache"),
+        "LIMBECK_KEYRING": "0",
+    }
+    words = ["demo", "--json", "--home", str(tmp_path / "home")]
+    result = CliRunner(env=environment).invoke(cli, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    lived = json.loads(result.stdout)
+    assert lived["start_bits_per_char"] > 0
+    assert lived["epsilon"] <= 2.0

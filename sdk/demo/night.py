@@ -96,7 +96,8 @@ def run(
     if person.public and base.basis is not None:
         plan = replace(plan, clip_norm=clip_norm_of(len(base.basis)))
     else:
-        plan = plan_of(base, epsilon=plan.epsilon, delta=plan.delta, records=len(mine))
+        steps = plan.steps if person.public and not full else None  # A demo of minutes: as few as directions need.
+        plan = plan_of(base, epsilon=plan.epsilon, delta=plan.delta, records=len(mine), steps=steps)
     with clock.phase("private nights"):
         learner = Learner(Home.open(home), base, night_of=night_of)
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sdk.cli.ask import opened, session_file
-from sdk.cli.options import adapter_option, home_option
+from sdk.cli.options import adapter_option, answer, home_option, json_option
 from sdk.errors import SdkError
 
 if TYPE_CHECKING:
@@ -33,8 +33,15 @@ Ctrl-C    ends the answer that is being written"""
 @click.option("--bare", is_flag=True, help="Without the learned adapter.")
 @adapter_option
 @home_option
+@json_option
 def chat(
-    named: str | None, system: str | None, max_tokens: int, bare: bool, line: str | None, home: Path | None
+    named: str | None,
+    system: str | None,
+    max_tokens: int,
+    bare: bool,
+    line: str | None,
+    home: Path | None,
+    as_json: bool,
 ) -> None:
     """Talk with the device's own model; nothing leaves the device. Reads lines where stdin is no terminal."""
     file = None if named is None else session_file(home, named)
@@ -46,7 +53,7 @@ def chat(
         if asked.startswith("/"):
             _command(session, asked)
         elif asked:
-            _answer(session, asked, max_tokens)
+            _answer(session, asked, max_tokens, as_json=as_json)
         if file is not None:
             session.save(file)
 
@@ -77,13 +84,17 @@ def _command(session: "Session", asked: str) -> None:
         click.echo(HELP if asked == "/help" else f"no such command: {asked}\n{HELP}", err=True)
 
 
-def _answer(session: "Session", asked: str, max_tokens: int) -> None:
+def _answer(session: "Session", asked: str, max_tokens: int, *, as_json: bool) -> None:
     """Write one answer; what is refused is said in one line, and the conversation goes on."""
     try:
         with _interrupted_by_ctrl_c(session.cancel):
             for piece in session.stream(asked, max_new_tokens=max_tokens):
-                click.echo(piece.text, nl=False)
-                if made := piece.answer:
+                if not as_json:
+                    click.echo(piece.text, nl=False)
+                made = piece.answer
+                if made and as_json:
+                    answer(made.to_dict(), "", as_json=True)
+                elif made:
                     told = f"{made.route}, {made.usage.answer_tokens} tokens, {made.timing.total_s:.1f} s"
                     cut = {"cancelled": ", stopped", "length": ", cut at its longest"}.get(made.finish, "")
                     click.echo(f"\n[{told}{cut}]")

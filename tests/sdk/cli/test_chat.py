@@ -47,6 +47,11 @@ def test_commands_show_and_forget_what_was_said() -> None:
     assert more.count("/quit     leave") == 2
 
 
+def test_for_a_script_each_answer_is_one_object() -> None:
+    told, _ = talk("the cat", "and the dog", words=("--json",))
+    assert [json.loads(line)["route"] for line in told.splitlines()] == ["local", "local"]
+
+
 def test_a_conversation_is_kept_after_each_turn(tmp_path: Path) -> None:
     talk("the cat", words=("--session", "trip"))
     talk("and the dog", words=("--session", "trip"))

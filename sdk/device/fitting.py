@@ -11,7 +11,6 @@ What is measured is judged in sdk/device/trial.py, which also starts and limits 
 """
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,19 +19,19 @@ import torch
 from torch import Tensor
 
 from personalize.adapter import Adapter, attached, sites
-from personalize.errors import AdapterError, HomeBusyError, PersonalizeError
+from personalize.errors import AdapterError
 from personalize.exchange import gated
 from personalize.home import Home
 from personalize.learner import Base
 from personalize.pack import DomainPack
 from personalize.probes import Probes
 from personalize.shelf import LABEL_FORMAT, Shelf
-from privacy.errors import PrivacyError
 from sdk.bundle import Bundle
 from sdk.device.extras import MANIFEST
 from sdk.device.night import base_of
 from sdk.device.router import Router
-from sdk.errors import SdkError, UnhealthyError
+from sdk.device.trial import carried_out
+from sdk.errors import UnhealthyError
 from sdk.extra import ExtraManifest, check_folder
 
 __all__ = ["fit"]
@@ -149,20 +148,13 @@ def _mean(probes: Probes, scores: dict[str, Tensor]) -> float:
 
 
 def main() -> None:
-    """One order on stdin; on stdout a line of JSON for each progress, then `found`, `busy` or `refused`."""
+    """Carry out one order; see sdk.device.trial."""
     torch.set_num_threads(1)
-
-    def tell(what: str, done: int, total: int) -> None:
-        print(json.dumps({"told": [what, done, total]}), flush=True)
-
-    order = json.loads(sys.stdin.read())
-    try:
-        found = fit(Path(order["extra"]), Bundle.open(Path(order["new"])), Home.open(Path(order["home"])), tell)
-        print(json.dumps({"found": found}), flush=True)
-    except HomeBusyError as busy:
-        print(json.dumps({"busy": str(busy)}), flush=True)
-    except (SdkError, PersonalizeError, PrivacyError) as refused:
-        print(json.dumps({"refused": str(refused)}), flush=True)
+    carried_out(
+        lambda order, tell: fit(
+            Path(order["extra"]), Bundle.open(Path(order["new"])), Home.open(Path(order["home"])), tell
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@
 What is measured here is judged in sdk/device/trial.py, which also starts and limits this process.
 """
 
-import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +17,15 @@ from typing import Any
 import torch
 
 from personalize.adapter import Adapter
-from personalize.errors import HomeBusyError, PersonalizeError
 from personalize.exchange import carried_over
 from personalize.forward import encode
 from personalize.home import Home
 from personalize.shelf import LABEL_FORMAT, Shelf, lines_of
-from privacy.errors import PrivacyError
 from sdk.bundle import Bundle
 from sdk.device.night import base_of
 from sdk.device.runtime import Runtime
-from sdk.errors import SdkError, UnhealthyError
+from sdk.device.trial import Progress, carried_out
+from sdk.errors import UnhealthyError
 
 __all__ = ["FIXED_PROMPTS", "Findings", "carry_adapters", "examine"]
 
@@ -44,8 +41,6 @@ FIXED_PROMPTS = (
 ANSWER_TOKENS = 12  # Of each fixed prompt: 72 places in all.
 PROBE_ITEMS = 32  # Some seconds for a base of 135 million numbers on one core.
 PER_10K, PPM = 10_000, 1_000_000
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,26 +176,17 @@ def _saved(adapter: Adapter, folder: Path, label: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """One order on stdin; on stdout a line of JSON for each progress, then `found`, `busy` or `refused`."""
+    """Carry out one order; see sdk.device.trial."""
     torch.set_num_threads(1)
+    carried_out(_found)
 
-    def tell(what: str, done: int, total: int) -> None:
-        print(json.dumps({"told": [what, done, total]}), flush=True)
 
-    order = json.loads(sys.stdin.read())
-    try:
-        old = Bundle.open(Path(order["old"])) if order["old"] else None
-        new = Bundle.open(Path(order["new"]))
-        if order["task"] == "adapters" and old:
-            home = Home.open(Path(order["home"]))
-            found = carry_adapters(home, old, new, Path(order["slot"]), tell)
-        else:
-            found = vars(examine(old, new, tell))
-        print(json.dumps({"found": found}), flush=True)
-    except HomeBusyError as busy:
-        print(json.dumps({"busy": str(busy)}), flush=True)
-    except (SdkError, PersonalizeError, PrivacyError) as refused:
-        print(json.dumps({"refused": str(refused)}), flush=True)
+def _found(order: dict[str, Any], tell: Progress) -> dict[str, Any]:
+    old = Bundle.open(Path(order["old"])) if order["old"] else None
+    new = Bundle.open(Path(order["new"]))
+    if order["task"] == "adapters" and old:
+        return carry_adapters(Home.open(Path(order["home"])), old, new, Path(order["slot"]), tell)
+    return dict(vars(examine(old, new, tell)))
 
 
 if __name__ == "__main__":

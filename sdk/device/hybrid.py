@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from sdk.device.answers.decoding import Decoding, decode
 from sdk.device.chat import Chat
 from sdk.device.cloud import Cloud, CloudAnswer
 from sdk.device.engines.protocol import Engine
@@ -147,16 +145,6 @@ def _kept(text: str, decision: Decision, reason: str, preview: Preview | None) -
     )
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One token's evidence; see sdk.confidence."""
-
-    log_probability: float
-    margin: float
-    entropy: float
-    mask_share: float = 1.0
-
-
 class EngineAnswers:
     """Greedy answers of an engine, with the evidence of each token."""
 
@@ -176,25 +164,10 @@ class EngineAnswers:
             raise PromptTooLongError(
                 prompt_tokens=len(tokens), answer_tokens=1, context_tokens=self._engine.context_tokens
             )
-        track, said, steps = self._engine.begin(self._adapter), list[int](), list[_Step]()
+        track = self._engine.begin(self._adapter)
         try:
-            scores = track.extend(tokens)[-1]
-            while (token := int(scores.argmax())) not in self._chat.stop_tokens:
-                said.append(token)
-                steps.append(_step(scores))
-                if len(said) == room:
-                    break
-                scores = track.extend([token])[-1]
+            steps = list(decode(track, tokens, Decoding(max_new_tokens=room, stop=self._chat.stop_tokens)))
         finally:
             track.close()
-        return str(self._chat.tokenizer.decode(said)).strip(), Evidence.of_steps(steps)
-
-
-def _step(scores: NDArray[np.float32]) -> _Step:
-    """What the scores, shape (vocab,), tell of their likeliest token."""
-    exact = scores.astype(np.float64)
-    logs = exact - exact.max() - np.log(np.exp(exact - exact.max()).sum())
-    second, first = np.partition(logs, -2)[-2:]
-    return _Step(
-        log_probability=float(first), margin=float(first - second), entropy=float(-(np.exp(logs) * logs).sum())
-    )
+        said = self._chat.tokenizer.decode([step.token for step in steps])
+        return str(said).strip(), Evidence.of_steps(steps)

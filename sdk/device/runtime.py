@@ -4,7 +4,7 @@ The model stays in float32 and evaluation mode and its parameters are frozen; pe
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from tokenizers.decoders import DecodeStream
@@ -12,28 +12,35 @@ from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sdk.bundle import Bundle
 from sdk.checkpoint import load_model
+from sdk.device.chat import Chat, Message
 from sdk.errors import BundleError, GenerationError, PromptTooLongError
 
 __all__ = ["Message", "Runtime"]
-
-Message = dict[str, str]
-"""One turn: {"role": "system" | "user" | "assistant", "content": text}."""
-
-ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
     """A loaded base model that answers prompts."""
 
-    bundle: Bundle
-    """Where model and tokenizer come from."""
+    chat: Chat
+    """Its tokenizer and chat format."""
     model: LlamaForCausalLM
     """Float32, evaluation mode, no parameter requires a gradient."""
-    tokenizer: PreTrainedTokenizerFast
-    """Its chat template adds no system turn."""
-    stop_tokens: frozenset[int] = field(repr=False)
-    """Ids that end an answer: the controls of the chat."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """Where model and tokenizer come from."""
+        return self.chat.bundle
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The chat's tokenizer."""
+        return self.chat.tokenizer
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """Ids that end an answer: the controls of the chat."""
+        return self.chat.stop_tokens
 
     @classmethod
     def open(cls, bundle: Bundle) -> "Runtime":
@@ -42,12 +49,12 @@ class Runtime:
         Raises:
             BundleError: The checkpoint's files do not fit one another.
         """
+        chat = Chat.open(bundle)
         try:
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(bundle.checkpoint)
             model = load_model(bundle.checkpoint)
         except Exception as cause:  # What three libraries raise on a damaged file has no common root.
             raise BundleError(f"the checkpoint in {bundle.folder} cannot be loaded ({_first_line(cause)})") from cause
-        return cls(bundle=bundle, model=model, tokenizer=tokenizer, stop_tokens=frozenset(tokenizer.all_special_ids))
+        return cls(chat=chat, model=model)
 
     def generate(
         self, prompt: str | Sequence[Message], max_new_tokens: int, *, temperature: float = 0.0, seed: int | None = None
@@ -84,14 +91,7 @@ class Runtime:
 
     def encode(self, prompt: str | Sequence[Message]) -> list[int]:
         """Token ids of a prompt in the chat format, ending where the assistant begins to speak."""
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        if not messages:
-            raise GenerationError("a conversation needs at least one message, got none")
-        for message in messages:
-            if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
-                raise GenerationError(f"a message needs a role of {', '.join(ROLES)} and a text, got {message!r:.80}")
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        return self.chat.encode(prompt)
 
     def _pieces(self, ids: list[int], max_new_tokens: int, temperature: float, seed: int | None) -> Iterator[str]:
         generator = torch.Generator()

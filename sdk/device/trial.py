@@ -19,11 +19,13 @@ from typing import Any
 
 import psutil
 
+from personalize.errors import HomeBusyError, PersonalizeError
+from privacy.errors import PrivacyError
 from sdk.bundle import Bundle
 from sdk.catalogue import Health
-from sdk.errors import UnhealthyError, UpdateBusyError
+from sdk.errors import SdkError, UnhealthyError, UpdateBusyError
 
-__all__ = ["CARRY_SECONDS", "Ask", "Limits", "ask", "judge"]
+__all__ = ["CARRY_SECONDS", "Ask", "Limits", "Progress", "ask", "carried_out", "judge"]
 
 CARRY_SECONDS = 3_600  # To carry adapters over: minutes on a laptop, and no signed limit knows how many a person has.
 LOOK_SECONDS = 0.05  # Between two looks at the clock and the memory.
@@ -81,6 +83,25 @@ def ask(
             return _followed(child, order, limits, progress)
         finally:
             _end(child)
+
+
+def carried_out(work: Callable[[dict[str, Any], Progress], dict[str, Any]]) -> None:
+    """The process's side of `ask`: one order on stdin; on stdout JSON lines of progress, then `found` or why not.
+
+    Args:
+        work: Takes the order and whom to tell of progress, returns what is found.
+    """
+
+    def tell(what: str, done: int, total: int) -> None:
+        print(json.dumps({"told": [what, done, total]}), flush=True)
+
+    order = json.loads(sys.stdin.read())
+    try:
+        print(json.dumps({"found": work(order, tell)}), flush=True)
+    except HomeBusyError as busy:
+        print(json.dumps({"busy": str(busy)}), flush=True)
+    except (SdkError, PersonalizeError, PrivacyError) as refused:
+        print(json.dumps({"refused": str(refused)}), flush=True)
 
 
 def judge(found: dict[str, Any], health: Health) -> None:

@@ -15,7 +15,7 @@ from sdk.device.engines.protocol import Engine, Track
 __all__ = ["Tracks", "Turns"]
 
 KEPT = 4  # Tracks kept for later prompts.
-KEPT_TOKENS = 8_192  # Of all of them together: one full context, about 380 MB at 46 kB a token in float32.
+KEPT_TOKENS = 8_192  # One full context, about 380 MB at 46 kB a token in float32.
 
 
 class Turns:
@@ -51,9 +51,9 @@ class Turns:
 class Tracks:
     """The tracks of one engine that are at rest."""
 
-    def __init__(self, engine: Engine) -> None:
-        """None is kept yet."""
-        self.engine = engine
+    def __init__(self, engine: Engine, *, most_tokens: int = KEPT_TOKENS) -> None:
+        """None is kept yet; later at most `most_tokens`, of all of them together."""
+        self.engine, self._most_tokens = engine, most_tokens
         self._kept: list[Track] = []
         self._lock = threading.Lock()
 
@@ -76,7 +76,7 @@ class Tracks:
         """Keep a track for later prompts, in place of those not used for longest."""
         with self._lock:
             self._kept.append(track)
-            while len(self._kept) > KEPT or sum(len(each.tokens) for each in self._kept) > KEPT_TOKENS:
+            while len(self._kept) > KEPT or sum(len(each.tokens) for each in self._kept) > self._most_tokens:
                 self._kept.pop(0).close()
 
     def forget(self, adapter: str | None) -> None:

@@ -20,7 +20,7 @@ from sdk.device.chat import Chat, Message
 from sdk.device.engines.protocol import Engine
 from sdk.errors import AnswerError, GenerationError, PromptTooLongError
 
-__all__ = ["Asked", "Writer"]
+__all__ = ["Asked", "Writer", "may_begin"]
 
 MAX_CHARACTERS = 2_000_000  # Refused before it is cut into tokens, which takes seconds; a context holds far less.
 
@@ -152,7 +152,7 @@ class _Writing:
                 if (cut := _first_of(text, self.asked.stop)) is not None:
                     text, stopped = text[:cut], True
                     break
-                end = len(text) if not self.asked.stop else len(text) - _may_begin(text, self.asked.stop)
+                end = len(text) if not self.asked.stop else len(text) - may_begin(text, self.asked.stop)
                 piece, told = text[told:end], max(end, told)
                 yield Piece(text=piece, steps=(step,))
         except BaseException:
@@ -219,7 +219,7 @@ def _first_of(text: str, stops: Sequence[str]) -> int | None:
     return min((place for stop in stops if (place := text.find(stop)) >= 0), default=None)
 
 
-def _may_begin(text: str, stops: Sequence[str]) -> int:
+def may_begin(text: str, stops: Sequence[str]) -> int:
     """Length of the longest end of `text` that may turn out to begin a stop."""
     ends = ((size, stop) for stop in stops for size in range(1, len(stop)))
     return max((size for size, stop in ends if text.endswith(stop[:size])), default=0)

@@ -12,21 +12,22 @@ from pathlib import Path
 from personalize.home import Home
 from personalize.shelf import Shelf, lines_of
 from sdk.bundle import Bundle, default_bundle
+from sdk.device.answers.grammar import Vocabulary
+from sdk.device.answers.tracks import Tracks
 from sdk.device.chat import Chat
-from sdk.device.engines.protocol import Engine, Track
+from sdk.device.engines.protocol import Engine
 from sdk.device.engines.torch_engine import TorchEngine
 from sdk.device.runtime import Runtime
 from sdk.device.server.answering import Ask, End, Model, Piece
 from sdk.device.server.conversation import conversation
-from sdk.device.server.grammar import Guide, Pieces
+from sdk.device.server.grammar import Guide
 from sdk.device.server.writing import Writing
 from sdk.device.slots import lease
 from sdk.errors import PromptTooLongError
 
 __all__ = ["Local"]
 
-KEPT = 4  # Tracks kept for later prompts.
-KEPT_TOKENS = 4096  # Of all of them together: about 190 MB at 46 kB a token.
+KEPT_TOKENS = 4096  # Of all tracks kept for later prompts: about 190 MB at 46 kB a token.
 
 
 class Local:
@@ -42,8 +43,8 @@ class Local:
             line: Whose adapter `limbeck` wears; None is the line that was chosen last.
         """
         self._engine, self._chat, self._home, self._line = engine, chat, home, line
-        self._pieces = Pieces(chat.tokenizer)
-        self._kept: list[Track] = []
+        self._vocabulary = Vocabulary(chat.tokenizer)
+        self._tracks = Tracks(engine, most_tokens=KEPT_TOKENS)
         self._worn: dict[str, str] = {}
         self._lock = threading.Lock()
         self._lease: object = None
@@ -88,15 +89,15 @@ class Local:
             raise PromptTooLongError(
                 prompt_tokens=len(prompt), answer_tokens=1, context_tokens=self._engine.context_tokens
             )
-        guide = Guide.of(ask, self._pieces)
-        track = self._track(prompt, self._adapter(ask.model))
+        guide = Guide.of(ask, self._vocabulary)
+        track = self._tracks.take(prompt, self._adapter(ask.model))
         try:
-            writing = Writing(ask, track, self._pieces, self._chat.stop_tokens, guide, cancelled)
+            writing = Writing(ask, track, self._vocabulary, self._chat.stop_tokens, guide, cancelled)
             yield from writing.run(prompt, min(ask.most_tokens, room))
         except BaseException:
             track.close()
             raise
-        self._keep(track)
+        self._tracks.give_back(track)
 
     def _adapter(self, model: str) -> str | None:
         """Key of what a model wears; loaded at the first request for it."""
@@ -113,26 +114,3 @@ class Local:
                     return None
                 self._worn[name] = self._engine.wear(adapter)
             return self._worn[name]
-
-    def _track(self, prompt: list[int], adapter: str | None) -> Track:
-        """A track that knows as much of the prompt's beginning as any that is kept."""
-        with self._lock:
-            known = [(_shared(track.tokens, prompt), track) for track in self._kept if track.adapter == adapter]
-            length, best = max(known, key=lambda each: each[0], default=(0, None))
-            if best is not None and length:
-                self._kept.remove(best)
-                best.rewind(length)
-                return best
-        return self._engine.begin(adapter)
-
-    def _keep(self, track: Track) -> None:
-        with self._lock:
-            self._kept.append(track)
-            while len(self._kept) > KEPT or sum(len(each.tokens) for each in self._kept) > KEPT_TOKENS:
-                self._kept.pop(0).close()
-
-
-def _shared(known: Sequence[int], prompt: Sequence[int]) -> int:
-    """Tokens that both begin with; the prompt's last one is always taken anew, for its scores."""
-    most = min(len(known), len(prompt) - 1)
-    return next((place for place in range(most) if known[place] != prompt[place]), most)

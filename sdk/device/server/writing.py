@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from sdk.device.answers.grammar import Vocabulary
+from sdk.device.answers.writer import may_begin
 from sdk.device.engines.protocol import Track
 from sdk.device.server.answering import Ask, Call, End, Finish, Piece, Token
-from sdk.device.server.grammar import Guide, Pieces
+from sdk.device.server.grammar import Guide
 
 __all__ = ["Writing"]
 
@@ -25,7 +27,7 @@ class Writing:
 
     ask: Ask
     track: Track
-    pieces: Pieces
+    vocabulary: Vocabulary
     stop_tokens: frozenset[int]
     """Ids that end an answer."""
     guide: Guide | None
@@ -56,7 +58,7 @@ class Writing:
                 finish = "stop"
                 break
             self.written += 1
-            self.held += self._decode(self.pieces.content(token))
+            self.held += self._decode(self.vocabulary.content(token))
             stopped = self._cut_at_stop()
             yield Piece(text=self._free(), tokens=[] if piece is None else [piece])
             if stopped or (self.guide and self.guide.done):
@@ -79,7 +81,7 @@ class Writing:
 
     def _next(self, scores: Scores) -> tuple[int, Token | None, bool]:
         """The next token, what to tell of it, and whether it ends the answer."""
-        allowed = np.where(self.guide.allowed(), scores, -np.inf) if self.guide else scores
+        allowed = np.where(self.guide.allowed(len(scores)), scores, -np.inf) if self.guide else scores
         token = self._choose(allowed)
         ends = token in self.stop_tokens
         if self.guide and not ends:
@@ -98,9 +100,9 @@ class Writing:
         logs = wide - wide.max() - np.log(np.exp(wide - wide.max()).sum())  # (vocab,)
         likeliest = np.argsort(-logs, kind="stable")[: self.ask.top or 0]
         return Token(
-            content=self.pieces.content(token),
+            content=self.vocabulary.content(token),
             log_probability=float(logs[token]),
-            top=[(self.pieces.content(int(each)), float(logs[each])) for each in likeliest],
+            top=[(self.vocabulary.content(int(each)), float(logs[each])) for each in likeliest],
         )
 
     def _cut_at_stop(self) -> bool:
@@ -114,7 +116,7 @@ class Writing:
         self._is_call = self._is_call or (bool(self.ask.tools) and self.written == 1 and self.held[:1] == "{")
         if self._is_call:
             return ""
-        waits = max((_overlap(self.held, stop) for stop in self.ask.stop), default=0)
+        waits = may_begin(self.held, self.ask.stop)
         free, self.held = self.held[: len(self.held) - waits], self.held[len(self.held) - waits :]
         return free
 
@@ -128,8 +130,3 @@ class Writing:
         yield End(
             finish=finish, prompt_tokens=prompt_tokens, answer_tokens=self.written, cached_tokens=cached, calls=calls
         )
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
-    return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)

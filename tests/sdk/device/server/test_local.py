@@ -175,4 +175,4 @@ def test_memory_of_earlier_prompts_is_bounded(roomy: Bundle, tmp_path: Path, mon
     local = Local.open(tmp_path, bundle=roomy)
     for word in ("a", "b", "c", "d", "e", "f"):
         answered(local, messages=[{"role": "system", "content": word * 20}, TURN])
-    assert sum(len(track.tokens) for track in local._kept) <= 100
+    assert sum(len(track.tokens) for track in local._tracks._kept) <= 100

@@ -385,7 +385,7 @@ def test_an_append_takes_less_than_five_milliseconds_and_what_the_disk_needs(tmp
             probe.flush()
             os.fsync(probe.fileno())
             waits.append(appended - (time.perf_counter() - before))
-    assert statistics.quantiles(waits, n=4)[0] < 0.005  # The best quarter: in the others somebody else had the core.
+    assert statistics.median(waits) < 0.005
 
 
 def test_a_reader_of_the_raw_file_finds_what_was_promised(tmp_path: Path) -> None:

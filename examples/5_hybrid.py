@@ -26,7 +26,6 @@ from pathlib import Path
 from personalize import Home
 from sdk.bundle import default_bundle
 from sdk.confidence import FEATURES, Calibration, Head
-from sdk.device.chat import Chat
 from sdk.device.cloud import Cloud
 from sdk.device.engines.torch_engine import TorchEngine
 from sdk.device.handoff.consent import Consent, Preview
@@ -134,7 +133,8 @@ def main() -> None:
         cloud = Cloud(model, model="large", relay=address, keys=source, deadline=20)
 
         bundle = default_bundle()
-        local = EngineAnswers(TorchEngine(Runtime.open(bundle)), Chat.open(bundle))
+        runtime = Runtime.open(bundle)
+        local = EngineAnswers(TorchEngine(runtime), runtime.chat)
         consent = Consent.open(Home.open(folder / "home"))
         hybrid = Hybrid(local, illustrated_router(), consent, cloud, names=["Ana Keller"])
         for question in (EASY, HARD):

@@ -29,7 +29,7 @@ from sdk.device.answers.schema import Schema, value_of
 from sdk.device.answers.session import Overflow, Session
 from sdk.device.answers.tools import Approve, Tool, ToolLimits
 from sdk.device.answers.writer import Asked, Writer
-from sdk.device.chat import Chat, Message
+from sdk.device.chat import Message
 from sdk.device.engines.protocol import Engine
 from sdk.device.engines.torch_engine import TorchEngine
 from sdk.device.night import base_of, plan_of
@@ -88,8 +88,7 @@ class Assistant:
         self.adapter_name: str | None = None
         self._key: str | None = None
         self._lease = lease(runtime.bundle)  # While this assistant lives, no update overwrites the slot it reads.
-        chat = Chat(bundle=runtime.bundle, tokenizer=runtime.tokenizer, stop_tokens=runtime.stop_tokens)
-        self._writer = Writer(engine or TorchEngine(runtime), chat)
+        self._writer = Writer(engine or TorchEngine(runtime), runtime.chat)
         self._input_guards, self._output_guards = tuple(input_guards), tuple(output_guards)
         self._reload()
 

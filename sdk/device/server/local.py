@@ -54,7 +54,7 @@ class Local:
         """Open the base model and the home; arguments and errors as Assistant.open."""
         runtime = Runtime.open(bundle or default_bundle(home))
         held = lease(runtime.bundle)  # While it answers, no update overwrites the slot it reads.
-        local = cls(TorchEngine(runtime), Chat.open(runtime.bundle), Home.open(home), line)
+        local = cls(TorchEngine(runtime), runtime.chat, Home.open(home), line)
         local._lease = held
         return local
 

@@ -7,7 +7,6 @@ import pytest
 
 from personalize import Home
 from sdk.confidence import FEATURES, Calibration, Head
-from sdk.device.chat import Chat
 from sdk.device.cloud import Cloud
 from sdk.device.engines.torch_engine import TorchEngine
 from sdk.device.handoff.consent import Consent, Preview
@@ -24,7 +23,8 @@ QUESTION = "write to Ana Keller, +1 415 555 2671, about the heron"
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> EngineAnswers:
     bundle = tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
-    return EngineAnswers(TorchEngine(Runtime.open(bundle)), Chat.open(bundle))
+    runtime = Runtime.open(bundle)
+    return EngineAnswers(TorchEngine(runtime), runtime.chat)
 
 
 @pytest.fixture

@@ -32,7 +32,6 @@ __all__ = ["Recipe", "Trained", "collated", "train"]
 
 KEPT_EVERY_SECONDS = 240.0
 WARM_UP = 20  # Steps until the rate is at its highest.
-LAST_RATE = 0.1  # The rate at the end, as a share of the highest.
 CLIP = 1.0  # Largest norm of a step's gradient.
 WATCHED_EVERY = 25  # Steps between two looks at the largest activations.
 IMPORTANCE_BATCHES = 4  # Batches whose inputs say what matters when the grids are fitted.
@@ -48,6 +47,8 @@ class Recipe:
     """What counts how much."""
     rate: float
     """AdamW's highest rate."""
+    last_rate: float = 0.1
+    """The rate at the end, as a share of the highest, in (0, 1]."""
     passes: int = 1
     """Times that each lesson with a teacher is seen, ≥ 1; those without are seen once, spread over all passes."""
     batch_tokens: int = 2_048
@@ -69,11 +70,13 @@ class Trained:
     tokens: int
     """Tokens that went through the trained layers."""
     losses: tuple[tuple[int, float], ...]
-    """(step, mean loss of a counted token in nats) at each step of this process."""
+    """(step, mean loss of a counted token in nats) at each step, those before a resumption included."""
     largest: float
     """Largest activation seen between trained layers; float16 holds up to 65,504."""
     grids: Mapping[str, Grid]
     """Grid of each trained matrix by its name; empty where no step was quantised."""
+    latent: Mapping[str, Tensor]
+    """What was trained, by its name, float32, before it went on its grid: where a next run begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +166,12 @@ def train(
         worked.keep(name, run.state())
     run.settle()
     return Trained(
-        steps=run.done, tokens=run.tokens, losses=tuple(run.losses), largest=run.largest, grids=dict(run.grids)
+        steps=run.done,
+        tokens=run.tokens,
+        losses=tuple(run.losses),
+        largest=run.largest,
+        grids=dict(run.grids),
+        latent=run.latent,
     )
 
 
@@ -289,7 +297,7 @@ class _Run:
                 f"step {self.done}: the gradient of {broken} is no number; the last checkpoint stays, lower the rate"
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate * _schedule(self.done, len(self.order))
+            group["lr"] = self.recipe.rate * _schedule(self.done, len(self.order), self.recipe.last_rate)
         self.optimizer.step()
 
     def _require_number(self, mean: float) -> None:
@@ -320,7 +328,11 @@ class _Run:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the rest of the run depends on."""
-        kept = {"done": torch.tensor([self.done, self.tokens]), "smooth": torch.tensor([self.smooth, self.largest])}
+        kept = {
+            "done": torch.tensor([self.done, self.tokens]),
+            "smooth": torch.tensor([self.smooth, self.largest]),
+            "losses": torch.tensor(self.losses, dtype=torch.float64).view(-1, 2),
+        }
         for name, value in self.latent.items():
             kept[name] = value.detach()
             if moments := self.optimizer.state.get(value):
@@ -347,6 +359,8 @@ class _Run:
                 self.grids[name] = Grid(scales=kept[f"{name}#scales"], zeros=kept[f"{name}#zeros"])
         self.done, self.tokens = (int(number) for number in kept["done"])
         self.smooth, self.largest = (float(number) for number in kept["smooth"])
+        if "losses" in kept:  # Work of an earlier version has none.
+            self.losses = [(int(step), float(loss)) for step, loss in kept["losses"].tolist()]
 
 
 def _trained(model: LlamaForCausalLM, frozen: int) -> Iterator[tuple[str, nn.Parameter]]:
@@ -381,11 +395,11 @@ def _interleaved(some: list[list[int]], others: list[list[int]]) -> list[list[in
     return [batch for _, batch in sorted(zip(places, some + others, strict=True), key=lambda pair: pair[0])]
 
 
-def _schedule(step: int, steps: int) -> float:
+def _schedule(step: int, steps: int, last: float) -> float:
     if step < WARM_UP:
         return (step + 1) / WARM_UP
     along = (step - WARM_UP) / max(1, steps - WARM_UP)
-    return LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * along))
+    return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * along))
 
 
 def _noting(matters: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

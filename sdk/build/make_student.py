@@ -9,8 +9,9 @@ from transformers import LlamaForCausalLM
 from sdk.build.many import ALONE, Group
 from sdk.build.package import BASE_LICENCE, smollm2_gguf
 from sdk.build.plan import BuildPlan
+from sdk.build.sequences import answered_by
 from sdk.build.still import distil
-from sdk.build.student_folder import write_student
+from sdk.build.student_folder import totals, write_student
 from sdk.build.teachers.licences import require_shippable
 from sdk.build.teachers.white_box import WhiteBox
 from sdk.errors import DistillError, PlanError
@@ -35,7 +36,7 @@ def make_student(
         plan_file: A build plan; its relative files stand beside it.
         out: Folder of the student; must not exist.
         work: Folder for half-done work.
-        accepted: Licences beside the permissive ones that may teach.
+        accepted: Licences beside the permissive ones that may teach, by weights or by answers among the tasks.
         progress: Told (what, done, total).
         group: The processes that make it together, all with the same arguments; the first one writes.
 
@@ -44,14 +45,17 @@ def make_student(
 
     Raises:
         PlanError: The plan or one of its files cannot be read.
-        TeacherError: The teacher cannot be read, or its licence was not accepted.
+        TeacherError: The teacher cannot be read.
+        LicenceError: The licence of a teacher was not accepted; nothing was begun.
         DistillError: The teacher is no Llama, `out` exists, or training stopped.
     """
     if out.exists():
         raise DistillError(f"{out} exists; name another folder or remove it")
     plan = BuildPlan.read(plan_file)
     teacher = _teacher(plan, plan_file.parent)
-    require_shippable(teacher.facts.licence, accepted=accepted)
+    answers_by = answered_by(plan_file.parent / file for file in plan.tasks)
+    for licence in (teacher.facts.licence, *(licence for _, licence in answers_by)):
+        require_shippable(licence, accepted=accepted)
     if not isinstance(teacher.model, LlamaForCausalLM):
         raise DistillError(
             f"{plan.teacher} is a {type(teacher.model).__name__}; students are cut from Llamas, others teach by answers"
@@ -61,16 +65,16 @@ def make_student(
     made = distil(
         plan, (teacher.model, teacher.tokenizer), folder=plan_file.parent, work=work, progress=progress, group=group
     )
-    facts = {"teacher": teacher.facts.name, "licence": teacher.facts.licence}
+    facts: dict[str, Any] = {"teacher": teacher.facts.name, "licence": teacher.facts.licence}
+    if answers_by:
+        facts["answers_by"] = [{"teacher": name, "licence": licence} for name, licence in answers_by]
     if group.first:
         write_student(made, plan, out, facts=facts)
     group.wait()
-    losses = [loss for _, loss in made.trained.losses]
+    losses = [loss for _, loss in made.rounds[-1].losses]
     return {
         **facts,
-        "steps": made.trained.steps,
-        "tokens": made.trained.tokens,
-        "largest_activation": made.trained.largest,
+        **totals(made.rounds),
         "loss": sum(losses[-20:]) / max(1, len(losses[-20:])),
         "layers": len(plan.layers),
         "vocabulary": len(made.trimmed.kept),

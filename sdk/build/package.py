@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from personalize.pack import DomainPack
 from sdk.build.checkpoint import save_checkpoint
-from sdk.build.materials import bill_of_materials
+from sdk.build.materials import bill_of_materials, licence_of_student
 from sdk.build.probes import write_probes
 from sdk.build.teacher import load_gguf
 from sdk.bundle import (
@@ -197,7 +197,7 @@ def package_student(
                 name=name,
                 version=version,
                 base_id=f"limbeck/{name}",
-                licence=training["licence"],
+                licence=licence_of_student(training),
                 origin=f"distilled from {training['teacher']} by limbeck; plan.json and training.json say how",
             )
             fresh.chmod(0o755)  # mkdtemp's folders are its maker's alone; a bundle is for everyone.

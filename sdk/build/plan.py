@@ -6,11 +6,13 @@ field that nobody reads: a misspelt weight would otherwise count nothing.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 from sdk.build.losses.head import LossWeights
+from sdk.build.rounds import Round
 from sdk.errors import PlanError
 
 __all__ = ["BuildPlan"]
@@ -59,6 +61,9 @@ class BuildPlan:
     """What counts how much."""
     seed: int = 0
     """Decides the order of everything."""
+    rounds: tuple[Round, ...] = ()
+    """Trainings one after another; empty: one over everything, by the fields above. Left out of the file where empty,
+    so that a plan without rounds stays the plan it was."""
 
     def __post_init__(self) -> None:
         """Refuse what no build can do.
@@ -80,6 +85,17 @@ class BuildPlan:
                 raise PlanError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 < self.rate < 1 or not 0 < self.correction_rate < 1:
             raise PlanError("rates must lie between 0 and 1")
+        names = [one.name for one in self.rounds]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise PlanError(f"two rounds are called {twice[0]!r}; each keeps its state under its name")
+        untaught = [one.name for one in self.rounds if not one.taught]
+        if untaught and not (self.weights.cross_entropy or self.weights.self_distillation):
+            raise PlanError(f"round {untaught[0]!r} has no teacher, and cross_entropy has no weight; give it one")
+
+    @property
+    def trainings(self) -> tuple[Round, ...]:
+        """The rounds, or the one that the plan's own fields describe."""
+        return self.rounds or (Round(name="train", **_of_plan(self.__dict__)),)
 
     @classmethod
     def read(cls, file: Path) -> Self:
@@ -94,16 +110,41 @@ class BuildPlan:
             raise PlanError(f"{file} is no plan ({cause}); `limbeck build plan` prints one") from cause
         if not isinstance(stated, dict) or stated.pop("format", None) != FORMAT:
             raise PlanError(f"{file} is not of format {FORMAT!r}; `limbeck build plan` prints one")
-        return cls(**_typed(cls, stated, "plan"))
+        plain = {name: value for name, value in stated.items() if name != "rounds"}
+        plan = cls(**_typed(cls, plain, "plan"))
+        return replace(plan, rounds=_rounds(stated.get("rounds", []), plan))
 
     def to_json(self) -> str:
         """The plan as a file, one final newline."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
+        stated = asdict(self)
+        if not self.rounds:
+            del stated["rounds"]
+        return json.dumps({"format": FORMAT, **stated}, indent=2) + "\n"
 
     @property
     def digest(self) -> str:
         """SHA-256 of the plan, 64 hex digits: another plan, another build."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def _of_plan(stated: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: stated[name] for name in ("rate", "passes", "batch_tokens", "quantised_share", "seed")}
+
+
+def _rounds(stated: Any, plan: BuildPlan) -> tuple[Round, ...]:
+    """Rounds of a plan file; what one leaves out is the plan's.
+
+    Raises:
+        PlanError: Not a list of rounds, an unknown field, or a value that none takes.
+    """
+    if not isinstance(stated, list) or not all(isinstance(one, dict) for one in stated):
+        raise PlanError(f"plan field 'rounds' has a value of another type: {stated!r:.40}")
+    made = []
+    for place, one in enumerate(stated):
+        if "name" not in one:
+            raise PlanError(f"round {place} of the plan has no name; give it one")
+        made.append(Round(**{**_of_plan(asdict(plan)), **_typed(Round, one, f"round {one['name']!r}")}))
+    return tuple(made)
 
 
 def _typed(kind: type, stated: dict[str, Any], where: str) -> dict[str, Any]:
@@ -122,7 +163,9 @@ def _value(name: str, wanted: Any, value: Any) -> Any:
             raise PlanError(f"plan field {name!r}: {cause}") from cause
     if wanted is float and type(value) in (int, float):
         return float(value)
-    if wanted in (int, str) and type(value) is wanted:
+    if wanted in (int, str, bool) and type(value) is wanted:
+        return value
+    if wanted == Mapping[str, int] and isinstance(value, dict) and all(type(one) is int for one in value.values()):
         return value
     inner = {tuple[int, ...]: int, tuple[str, ...]: str}.get(wanted)
     if inner and isinstance(value, list) and all(type(one) is inner for one in value):

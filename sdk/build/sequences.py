@@ -9,14 +9,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerFast
 
 from sdk.errors import PlanError
 
 __all__ = [
+    "TaskItem",
     "TokenSequence",
+    "answered_by",
     "batches",
     "documents",
     "read_items",
@@ -25,6 +27,15 @@ __all__ = [
     "task_sequence",
     "text_sequences",
 ]
+
+
+class TaskItem(NamedTuple):
+    """One request and what is to be answered."""
+
+    prompt: str
+    answer: str
+    task: str
+    """What the request asks for, such as action; empty where the file does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +64,27 @@ def read_texts(files: Iterable[Path]) -> list[str]:
     return texts
 
 
-def read_items(files: Iterable[Path]) -> list[tuple[str, str]]:
-    """(prompt, answer) of each line, shuffled once.
+def read_items(files: Iterable[Path]) -> list[TaskItem]:
+    """`prompt`, `answer` and, where there is one, `task` of each line, shuffled once.
 
     Raises:
         PlanError: A file that is missing or not of this form.
     """
-    items = [(row["prompt"], row["answer"]) for file in files for row in _rows(file, ("prompt", "answer"))]
+    rows = (row for file in files for row in _rows(file, ("prompt", "answer")))
+    items = [TaskItem(row["prompt"], row["answer"], str(row.get("task", ""))) for row in rows]
     Random(0).shuffle(items)
     return items
+
+
+def answered_by(files: Iterable[Path]) -> list[tuple[str, str]]:
+    """(`teacher`, `teacher_licence`) of all different teachers whose answers are among task items, sorted.
+
+    Raises:
+        PlanError: A file that is missing or not of this form.
+    """
+    rows = (row for file in files for row in _rows(file, ("prompt", "answer")))
+    written = (row for row in rows if "teacher" in row or "teacher_licence" in row)
+    return sorted({(str(row.get("teacher", "unknown")), str(row.get("teacher_licence", "unknown"))) for row in written})
 
 
 def _rows(file: Path, fields: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@
     3. let teacher and frozen layers read the texts (sdk.build.outputs);
     4. correct a copy of the teacher on task items, since untrained it refuses or echoes (Minitron, arXiv:2408.11796);
     5. let the corrected teacher read those items, the frozen layers alone the others;
-    6. train (sdk.build.distill), the last steps on the grid; write the checkpoint.
+    6. train (sdk.build.distill), round after round (sdk.build.rounds), the last steps on the grid.
 
 Work lies in one folder, which belongs to one plan and its files. A build that was stopped goes on where it was.
 """
@@ -13,7 +13,7 @@ Work lies in one folder, which belongs to one plan and its files. A build that w
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,7 +28,8 @@ from sdk.build.losses import LossWeights
 from sdk.build.many import ALONE, Group
 from sdk.build.outputs import Lesson, lessons
 from sdk.build.plan import BuildPlan
-from sdk.build.sequences import TokenSequence, read_items, read_texts, task_sequence, text_sequences
+from sdk.build.rounds import Round, picked
+from sdk.build.sequences import TaskItem, TokenSequence, read_items, read_texts, task_sequence, text_sequences
 from sdk.build.student import shallower
 from sdk.build.vocabulary import Trimmed, count_tokens, trim_tokenizer, trimmed_model
 from sdk.build.worked import Worked
@@ -53,8 +54,8 @@ class Distilled:
     """Its tokenizer, and which of the teacher's tokens it kept."""
     tensors: dict[str, Tensor]
     """What its model.safetensors holds (sdk.packed)."""
-    trained: Trained
-    """How the training went."""
+    rounds: tuple[Trained, ...]
+    """How each of the plan's trainings went; of their weights and grids only those of the last are kept."""
 
 
 def distil(
@@ -85,39 +86,75 @@ def distil(
     teacher, trimmed = _smaller_teacher(teach, texts, items, plan, progress)
     student = shallower(teacher, plan.layers)
     stretches = text_sequences(trimmed.tokenizer, texts, length=plan.sequence, tokens=plan.text_tokens)
+    made = [(item.task, task_sequence(trimmed.tokenizer, *item[:2], length=plan.sequence)) for item in items]
+    tasks = [(task, one) for task, one in made if one is not None]
+    sizes = [(task, len(one.ids)) for task, one in tasks]
+    shares = [picked(one, len(stretches), sizes) for one in plan.trainings]  # Refused here, hours before it is due.
     parts = _frozen(student, stretches, plan, worked, progress, group)
     lesson = _Lessons(student, plan, worked, progress, group)
     learned = lesson.of("text", stretches, teacher)
-    made = [task_sequence(trimmed.tokenizer, *item, length=plan.sequence) for item in items]
-    tasks = [one for one in made if one is not None]
-    taught, alone = tasks[: plan.corrected_items], tasks[plan.corrected_items :]
+    taught, alone = (
+        [one for _, one in part] for part in (tasks[: plan.corrected_items], tasks[plan.corrected_items :])
+    )
     if taught:
         _correct(teacher, taught, plan, worked, progress, group)
         learned += lesson.of("taught", taught, teacher)
     learned += lesson.of("alone", alone, None)
     inner = InnerTeacher(model=teacher, kept=plan.layers) if plan.weights.features or plan.weights.attention else None
     del teacher
-    recipe = Recipe(
+    trained = _in_rounds(student, learned, shares, plan, worked, progress, group, inner)
+    return Distilled(model=student, trimmed=trimmed, tensors=_packed(student, parts, trained[-1]), rounds=trained)
+
+
+def _in_rounds(
+    student: LlamaForCausalLM,
+    learned: Sequence[Lesson],
+    shares: Sequence[Sequence[int]],
+    plan: BuildPlan,
+    worked: Worked,
+    progress: Progress,
+    group: Group,
+    inner: InnerTeacher | None,
+) -> tuple[Trained, ...]:
+    """One training after another; those that are done already are read back."""
+    done: list[Trained] = []
+    for one, share in zip(plan.trainings, shares, strict=True):
+        lesson = [learned[index] for index in share]
+        if not one.taught:
+            lesson = [replace(some, top_ids=None, top_logs=None) for some in lesson]
+        if done:
+            student.load_state_dict(dict(done[-1].latent), strict=False)
+            done[-1] = replace(done[-1], latent={}, grids={})
+        name = f"round-{one.name}" if plan.rounds else one.name
+        recipe = _recipe(plan, one)
+        done.append(
+            train(student, lesson, recipe, worked=worked, name=name, progress=progress, group=group, inner=inner)
+        )
+    return tuple(done)
+
+
+def _recipe(plan: BuildPlan, one: Round) -> Recipe:
+    return Recipe(
         frozen=plan.frozen_layers,
         mix=plan.weights,
-        rate=plan.rate,
-        passes=plan.passes,
-        batch_tokens=plan.batch_tokens,
-        quantised_share=plan.quantised_share,
+        rate=one.rate,
+        last_rate=one.last_rate,
+        passes=one.passes,
+        batch_tokens=one.batch_tokens,
+        quantised_share=one.quantised_share,
         exits=_exits(plan) if plan.weights.self_distillation else (),
-        seed=plan.seed,
+        seed=one.seed,
     )
-    trained = train(student, learned, recipe, worked=worked, name="train", progress=progress, group=group, inner=inner)
-    return Distilled(model=student, trimmed=trimmed, tensors=_packed(student, parts, trained), trained=trained)
 
 
-def _claim(work: Path, plan: BuildPlan, texts: Sequence[str], items: Sequence[tuple[str, str]]) -> None:
+def _claim(work: Path, plan: BuildPlan, texts: Sequence[str], items: Sequence[TaskItem]) -> None:
     """Take the folder of work for this plan, or refuse it.
 
     Raises:
         DistillError: It belongs to another plan or to other text.
     """
-    content = hashlib.sha256(json.dumps([texts, items]).encode()).hexdigest()
+    parts = 3 if plan.rounds else 2  # Without rounds nobody asks which task an item is of.
+    content = hashlib.sha256(json.dumps([texts, [item[:parts] for item in items]]).encode()).hexdigest()
     claim = json.dumps({"plan": json.loads(plan.to_json()), "content": content}, indent=2) + "\n"
     file = work / "plan.json"
     if file.exists() and file.read_text(encoding="utf-8") != claim:
@@ -127,11 +164,11 @@ def _claim(work: Path, plan: BuildPlan, texts: Sequence[str], items: Sequence[tu
 
 
 def _smaller_teacher(
-    teach: Teach, texts: Sequence[str], items: Sequence[tuple[str, str]], plan: BuildPlan, progress: Progress
+    teach: Teach, texts: Sequence[str], items: Sequence[TaskItem], plan: BuildPlan, progress: Progress
 ) -> tuple[LlamaForCausalLM, Trimmed]:
     model, tokenizer = teach
     progress("count tokens", 0, 1)
-    counts = count_tokens(tokenizer, texts or [f"{prompt}\n{answer}" for prompt, answer in items])
+    counts = count_tokens(tokenizer, texts or [f"{item.prompt}\n{item.answer}" for item in items])
     trimmed = trim_tokenizer(tokenizer, counts, size=plan.vocabulary)
     progress("count tokens", 1, 1)
     return trimmed_model(model, trimmed), trimmed

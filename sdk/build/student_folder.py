@@ -3,23 +3,25 @@
 config.json, tokenizer.json, …   as Hugging Face writes them
 model.safetensors                packed (sdk.packed)
 plan.json                        what it was made by
-training.json                    what happened: steps, tokens, losses, largest activation, kept tokens of the teacher
+training.json                    what happened: steps, tokens, losses, largest activation, kept tokens of the teacher,
+                                 and where the plan has rounds the first four of each round
 """
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
 from sdk.build.checkpoint import write_config
+from sdk.build.distill import Trained
 from sdk.build.plan import BuildPlan
 from sdk.build.still import Distilled
 from sdk.errors import DistillError
 
-__all__ = ["PLAN", "TRAINING", "write_student"]
+__all__ = ["PLAN", "TRAINING", "totals", "write_student"]
 
 PLAN, TRAINING = "plan.json", "training.json"
 
@@ -48,21 +50,37 @@ def write_student(made: Distilled, plan: BuildPlan, folder: Path, *, facts: Mapp
         save_file(made.tensors, staged / "model.safetensors", metadata={"format": "pt"})
         made.trimmed.tokenizer.save_pretrained(staged)
         (staged / PLAN).write_text(plan.to_json(), encoding="utf-8")
-        (staged / TRAINING).write_text(json.dumps(_told(made, facts)) + "\n", encoding="utf-8")
+        (staged / TRAINING).write_text(json.dumps(_told(made, plan, facts)) + "\n", encoding="utf-8")
         staged.rename(folder)
     except OSError as cause:
         shutil.rmtree(staged, ignore_errors=True)
         raise DistillError(f"the student cannot be written to {folder} ({cause.strerror}); free some room") from cause
 
 
-def _told(made: Distilled, facts: Mapping[str, Any]) -> dict[str, Any]:
-    trained = made.trained
-    every = max(1, len(trained.losses) // LOSSES_KEPT)
+def _told(made: Distilled, plan: BuildPlan, facts: Mapping[str, Any]) -> dict[str, Any]:
+    told = {**facts, **totals(made.rounds), "losses": _curve(made.rounds)}
+    if plan.rounds:
+        told["rounds"] = [
+            {"name": one.name, **totals([trained]), "losses": _curve([trained])}
+            for one, trained in zip(plan.rounds, made.rounds, strict=True)
+        ]
+    return {**told, "kept_tokens": made.trimmed.kept.tolist()}
+
+
+def totals(rounds: Sequence[Trained]) -> dict[str, Any]:
+    """Steps and tokens of some trainings, and the largest activation of them all."""
     return {
-        **facts,
-        "steps": trained.steps,
-        "tokens": trained.tokens,
-        "largest_activation": trained.largest,
-        "losses": [[step, round(loss, 4)] for step, loss in trained.losses[::every]],
-        "kept_tokens": made.trimmed.kept.tolist(),
+        "steps": sum(one.steps for one in rounds),
+        "tokens": sum(one.tokens for one in rounds),
+        "largest_activation": max(one.largest for one in rounds),
     }
+
+
+def _curve(rounds: Sequence[Trained]) -> list[list[float]]:
+    """Points of the losses of trainings end to end, step and nats."""
+    losses: list[tuple[int, float]] = []
+    before = 0
+    for one in rounds:
+        losses += [(before + step, loss) for step, loss in one.losses]
+        before += one.steps
+    return [[step, round(loss, 4)] for step, loss in losses[:: max(1, len(losses) // LOSSES_KEPT)]]

@@ -26,11 +26,13 @@ class Example:
     """Group and template: what the held-out set shares no template with."""
     schema: str | None = None
     """Name of the action, or "intent", whose schema the answer follows; None for free text."""
-    origin: str | None = None
-    """Who wrote the answer and under which licence, where it was not this project's templates or SNIPS."""
+    teacher: str | None = None
+    """Who wrote the answer, where it was not this project's templates or SNIPS."""
+    teacher_licence: str | None = None
+    """Of that teacher; `limbeck build distill` asks for it."""
 
     def line(self) -> dict[str, Any]:
-        """The example as it stands in a file: one JSON object, `schema` and `origin` only where there are any."""
+        """The example as it stands in a file: one JSON object, without the fields that are None."""
         fields = {name: value for name, value in asdict(self).items() if value is not None}
         return {"format": FORMAT, **fields}
 

@@ -178,5 +178,6 @@ def _example(candidate: Mapping[str, Any]) -> Example:
         answer=answer,
         template=template_id("teacher", candidate["prompt"]),
         schema=schema,
-        origin=f"{teacher or 'unknown teacher'} ({licence or 'unknown licence'})",
+        teacher=str(teacher or "unknown"),
+        teacher_licence=str(licence or "unknown"),
     )

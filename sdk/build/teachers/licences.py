@@ -5,14 +5,15 @@ so in as many words, for weights and for synthetic data. Training here is the us
 until the person who ships has read the terms and named them.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from sdk.errors import LicenceError
 
-__all__ = ["require_shippable"]
+__all__ = ["SHIPPABLE", "require_shippable", "together"]
 
-SHIPPABLE = frozenset({"apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "cc-by-4.0", "unlicense"})
-"""Licences (SPDX, lower case) that let a derivative be passed on under this project's own, with their notice."""
+NAMES = ("Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "ISC", "CC0-1.0", "CC-BY-4.0", "Unlicense")
+SHIPPABLE = {name.lower(): name for name in NAMES}
+"""Licences that let a derivative be passed on under this project's own, with their notice; lower case to SPDX."""
 
 
 def require_shippable(licence: str, *, accepted: Collection[str] = ()) -> None:
@@ -28,3 +29,11 @@ def require_shippable(licence: str, *, accepted: Collection[str] = ()) -> None:
     name = licence.strip().lower() or "unknown"
     if name not in SHIPPABLE and name not in {one.strip().lower() for one in accepted}:
         raise LicenceError(licence=name)
+
+
+def together(licences: Iterable[str]) -> str:
+    """All different licences as one, joined by AND in their order; case does not count, the first spelling stays."""
+    found: dict[str, str] = {}
+    for one in licences:
+        found.setdefault(one.strip().lower(), one.strip())
+    return " AND ".join(found.values())

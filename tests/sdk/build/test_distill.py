@@ -1,7 +1,6 @@
 """The training loop and the whole still, on tiny models: it learns, stops, goes on, and says what is wrong."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from sdk.build import distill as loop
-from sdk.build.checkpoint import open_checkpoint, save_checkpoint
+from sdk.build.checkpoint import open_checkpoint
 from sdk.build.distill import Recipe, Trained, train
 from sdk.build.grid import Grid
 from sdk.build.losses import LossWeights
@@ -26,7 +25,8 @@ from sdk.bundle import Bundle
 from sdk.cli.app import cli
 from sdk.device.runtime import Runtime
 from sdk.errors import BuildError, DistillError, LicenceError, PlanError
-from tests.tiny import SENTENCES, VOCABULARY, tiny_model, tiny_tokenizer
+from tests.sdk.build.conftest import Still
+from tests.tiny import SENTENCES, VOCABULARY, tiny_model
 
 MIX = LossWeights(cross_entropy=0.5, forward_kl=1.0)
 RECIPE = Recipe(frozen=1, mix=MIX, rate=3e-3, passes=3, batch_tokens=96)
@@ -125,7 +125,8 @@ def test_training_on_the_grid_beats_rounding_afterwards() -> None:
 @pytest.mark.parametrize("stop_after", [1, 5, 9])
 def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path: Path, stop_after: int) -> None:
     recipe = replace(RECIPE, quantised_share=0.5)
-    whole, _ = trained(recipe)
+    whole, told_whole = trained(recipe)
+    seen: list[int] = []
 
     def stopping(what: str, done: int, total: int) -> None:
         if done == stop_after:
@@ -133,8 +134,9 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path: Path, stop_aft
 
     with pytest.raises(KeyboardInterrupt):
         trained(recipe, worked=Worked(tmp_path), progress=stopping)
-    resumed, told = trained(recipe, worked=Worked(tmp_path))
-    assert told.losses[0][0] == stop_after
+    resumed, told = trained(recipe, worked=Worked(tmp_path), progress=lambda what, done, total: seen.append(done))
+    assert seen[0] == stop_after + 1
+    assert told.losses == told_whole.losses
     for name, value in resumed.state_dict().items():
         assert torch.equal(value, whole.state_dict()[name]), name
 
@@ -167,46 +169,6 @@ def test_a_rate_that_explodes_keeps_the_last_checkpoint(tmp_path: Path, monkeypa
     kept = Worked(tmp_path).read("train")
     assert kept is not None
     assert int(kept["done"][0]) >= 1
-
-
-Still = Callable[..., Path]
-
-
-@pytest.fixture
-def still(tmp_path: Path) -> Still:
-    """Writes a teacher, text, tasks and a plan; returns the plan file."""
-
-    def made(**changed: Any) -> Path:
-        teacher = tmp_path / "teacher"
-        if not teacher.exists():
-            save_checkpoint(tiny_model(layers=4), tiny_tokenizer(), teacher)
-            (teacher / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
-        (tmp_path / "text.jsonl").write_text(
-            "".join(json.dumps({"text": text}) + "\n" for text in SENTENCES * 4), encoding="utf-8"
-        )
-        (tmp_path / "tasks.jsonl").write_text(
-            "".join(json.dumps({"prompt": f"say {n}", "answer": SENTENCES[n % 4]}) + "\n" for n in range(12)),
-            encoding="utf-8",
-        )
-        plan = BuildPlan(
-            teacher="teacher",
-            layers=(0, 1, 3),
-            vocabulary=VOCABULARY - 10,
-            frozen_layers=1,
-            text=("text.jsonl",),
-            tasks=("tasks.jsonl",),
-            text_tokens=256,
-            corrected_items=6,
-            sequence=32 * 4,
-            top_k=8,
-            passes=1,
-            batch_tokens=256,
-        )
-        file = tmp_path / "plan.json"
-        file.write_text(json.dumps({**json.loads(plan.to_json()), **changed}), encoding="utf-8")
-        return file
-
-    return made
 
 
 def run(plan: Path, **given: Any) -> dict[str, Any]:
@@ -265,6 +227,24 @@ def test_a_licence_that_was_not_accepted_stops_before_work(still: Still, tmp_pat
         run(plan)
     assert not (tmp_path / "work").exists()
     run(plan, accepted=("gemma",))
+
+
+def test_answers_of_another_teacher_bind_the_student_too(still: Still, tmp_path: Path) -> None:
+    plan, tasks = still(), tmp_path / "tasks.jsonl"
+    answered = {"prompt": "say more", "answer": "more", "teacher": "gemma-3", "teacher_licence": "gemma"}
+    tasks.write_text(tasks.read_text(encoding="utf-8") + json.dumps(answered) + "\n", encoding="utf-8")
+    with pytest.raises(LicenceError, match="gemma"):
+        run(plan)
+    assert not (tmp_path / "work").exists()
+    told = run(plan, accepted=("gemma",))
+    assert told["answers_by"] == [{"teacher": "gemma-3", "licence": "gemma"}]
+    (tmp_path / "card.md").write_text("# A student\n", encoding="utf-8")
+    made = package_student(tmp_path / "student", tmp_path / "out", name="tiny", version="1", card=tmp_path / "card.md")
+    assert made.manifest.licence == "mit AND gemma"
+    bill = json.loads((made.folder / "materials.json").read_bytes())
+    assert bill["metadata"]["component"]["licenses"] == [{"license": {"id": "MIT"}}, {"license": {"name": "gemma"}}]
+    assert [one["name"] for one in bill["components"]] == ["teacher", "gemma-3", "text.jsonl", "tasks.jsonl"]
+    assert bill["dependencies"][0]["dependsOn"] == [one["bom-ref"] for one in bill["components"]]
 
 
 def test_what_cannot_be_made_is_refused(still: Still, tmp_path: Path) -> None:

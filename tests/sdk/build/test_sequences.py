@@ -56,8 +56,9 @@ def test_files_are_shuffled_alike_each_time(tmp_path: Path) -> None:
     texts = read_texts([file])
     assert texts == read_texts([file]) != [str(number) for number in range(50)]
     assert sorted(texts, key=int) == [str(number) for number in range(50)]
-    items = lines(tmp_path, [{"prompt": "a", "answer": "b", "task": "x"}], "items.jsonl")
-    assert read_items([items]) == [("a", "b")]
+    items = lines(tmp_path, [{"prompt": "a", "answer": "b", "task": "x"}] * 2, "items.jsonl")
+    assert read_items([items]) == [("a", "b", "x")] * 2
+    assert read_items([lines(tmp_path, [{"prompt": "a", "answer": "b"}], "bare.jsonl")]) == [("a", "b", "")]
 
 
 @pytest.mark.parametrize("row", [{"txt": "a"}, {"text": 3}, ["text"]])

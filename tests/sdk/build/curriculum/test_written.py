@@ -33,10 +33,11 @@ KNOWN = [Example(task="action", prompt=prompt("action", "phone Ana Lee"), answer
 HELD_OUT = [Example(task="summary", prompt=prompt("summary", f"{MUSEUM}."), answer="x", template="museum/1")]
 
 
-def test_a_fit_answer_is_kept_with_its_origin() -> None:
+def test_a_fit_answer_is_kept_with_its_teacher() -> None:
     found = filtered([{**FIT, "teacher": "SmolLM2", "teacher_licence": "Apache-2.0"}, CALL])
     assert [one.answer for one in found.kept] == [FIT["answer"], CALL["answer"]]
-    assert [one.origin for one in found.kept] == ["SmolLM2 (Apache-2.0)", "unknown teacher (unknown licence)"]
+    told = [(one.teacher, one.teacher_licence) for one in found.kept]
+    assert told == [("SmolLM2", "Apache-2.0"), ("unknown", "unknown")]
     assert [one.schema for one in found.kept] == [None, "call"]
     assert sum(found.refused.values()) == 0
 

@@ -36,7 +36,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "hypothesis": (),  # Tests.
     "jinja2": ("sdk.build.evaluate.page", "sdk.demo.page", "sdk.release.page", "privacy.report"),
     "keyring": ("privacy.system_keyring",),
-    "llguidance": ("sdk.device.answers.grammar", "sdk.device.server.grammar"),
+    "llguidance": ("sdk.device.answers.grammar",),
     "numpy": ("sdk", "personalize", "privacy"),
     "opacus": (),  # Oracle in tests: per-example gradients and clipping.
     "peft": ("personalize.adapter",),

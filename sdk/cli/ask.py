@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sdk.cli.cloud import cloud_options, hand_off, person, record, told
 from sdk.cli.options import adapter_option, answer, home_option, json_option, shown_progress
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ MOST_BYTES = 64 * 1024 * 1024  # Read from stdin at most; what is longer than th
 )
 @click.option("--bare", is_flag=True, help="Without the learned adapter.")
 @adapter_option
+@cloud_options
 @home_option
 @json_option
 def ask(
@@ -52,22 +54,30 @@ def ask(
     line: str | None,
     home: Path | None,
     as_json: bool,
+    **cloud: Any,
 ) -> None:
-    """Ask the base model with the newest admitted adapter; nothing leaves the device. PROMPT - reads stdin."""
-    if streamed and as_json:
-        raise click.UsageError("--stream prints while it is written, --json once it is whole; choose one")
+    """Ask the base model with the newest admitted adapter; nothing leaves the device without --cloud and a yes.
+
+    PROMPT - reads stdin.
+    """
+    if streamed and (as_json or cloud["cloud"]):
+        raise click.UsageError("--stream prints while it is written; --json and --cloud wait until it is whole")
+    if schema_file is not None and cloud["cloud"]:
+        raise click.UsageError("an answer that must fit a schema stays on the device; leave out --cloud")
     schema = None if schema_file is None else _schema(schema_file)
     if prompt == "-":
         prompt = sys.stdin.buffer.read(MOST_BYTES).decode(errors="replace")
     assistant = opened(home, bare=bare, line=line)
     file = None if named is None else session_file(home, named)
+    behind = hand_off(assistant, home, **cloud)
     session = assistant.session(restore=file if file is not None and file.exists() else None)
     session.instructions = session.instructions if system is None else system
     made = None
     for piece in session.stream(prompt, schema, max_new_tokens=tokens, temperature=temperature):
         made = piece.answer or made
-        if not as_json and schema is None:
+        if not as_json and schema is None and behind is None:
             click.echo(piece.text, nl=False)
+    final = behind.in_session(session, answer=made, ask=person(), max_new_tokens=tokens) if behind and made else None
     if file is not None:
         session.save(file)
     if made is None:
@@ -76,7 +86,10 @@ def ask(
         from sdk.device.answers.schema import value_of
 
         value_of(schema, made.text)  # Says what is wrong with it.
-    answer(made.to_dict(), "" if schema is None else made.text, as_json=as_json)
+    words = final.text if final else "" if schema is None else made.text
+    answer(record(made, final), words, as_json=as_json)
+    if final and not as_json:
+        click.echo(f"[{told(final)}]", err=True)
 
 
 def opened(home: Path | None, *, bare: bool, line: str | None) -> "Assistant":

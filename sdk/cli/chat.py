@@ -5,16 +5,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sdk.cli.ask import opened, session_file
+from sdk.cli.cloud import cloud_options, hand_off, person, record, told
 from sdk.cli.options import adapter_option, answer, home_option, json_option
 from sdk.errors import SdkError
 
 if TYPE_CHECKING:
     from sdk.device.answers.session import Session
+    from sdk.device.hybrid import HandOff
 
 __all__ = ["chat"]
 
@@ -32,6 +34,7 @@ Ctrl-C    ends the answer that is being written"""
 @click.option("--max-tokens", type=click.IntRange(1, 4096), default=128, show_default=True, help="Longest answer.")
 @click.option("--bare", is_flag=True, help="Without the learned adapter.")
 @adapter_option
+@cloud_options
 @home_option
 @json_option
 def chat(
@@ -42,10 +45,16 @@ def chat(
     line: str | None,
     home: Path | None,
     as_json: bool,
+    **cloud: Any,
 ) -> None:
-    """Talk with the device's own model; nothing leaves the device. Reads lines where stdin is no terminal."""
+    """Talk with the device's own model; nothing leaves the device without --cloud and a yes.
+
+    Reads lines where stdin is no terminal.
+    """
     file = None if named is None else session_file(home, named)
-    session = opened(home, bare=bare, line=line).session(restore=file if file is not None and file.exists() else None)
+    assistant = opened(home, bare=bare, line=line)
+    behind = hand_off(assistant, home, **cloud)
+    session = assistant.session(restore=file if file is not None and file.exists() else None)
     session.instructions = session.instructions if system is None else system
     for asked in _lines():
         if asked == "/quit":
@@ -53,7 +62,7 @@ def chat(
         if asked.startswith("/"):
             _command(session, asked)
         elif asked:
-            _answer(session, asked, max_tokens, as_json=as_json)
+            _answer(session, asked, max_tokens, behind, as_json=as_json)
         if file is not None:
             session.save(file)
 
@@ -84,22 +93,31 @@ def _command(session: "Session", asked: str) -> None:
         click.echo(HELP if asked == "/help" else f"no such command: {asked}\n{HELP}", err=True)
 
 
-def _answer(session: "Session", asked: str, max_tokens: int, *, as_json: bool) -> None:
+def _answer(session: "Session", asked: str, max_tokens: int, behind: "HandOff | None", *, as_json: bool) -> None:
     """Write one answer; what is refused is said in one line, and the conversation goes on."""
+    made = final = None
     try:
         with _interrupted_by_ctrl_c(session.cancel):
             for piece in session.stream(asked, max_new_tokens=max_tokens):
-                if not as_json:
+                if not as_json and behind is None:
                     click.echo(piece.text, nl=False)
-                made = piece.answer
-                if made and as_json:
-                    answer(made.to_dict(), "", as_json=True)
-                elif made:
-                    told = f"{made.route}, {made.usage.answer_tokens} tokens, {made.timing.total_s:.1f} s"
-                    cut = {"cancelled": ", stopped", "length": ", cut at its longest"}.get(made.finish, "")
-                    click.echo(f"\n[{told}{cut}]")
+                made = piece.answer or made
+        if made and behind:
+            final = behind.in_session(session, answer=made, ask=person(), max_new_tokens=max_tokens)
     except SdkError as refused:
         click.echo(str(refused), err=True)
+    except KeyboardInterrupt:
+        click.echo("no longer waited for the larger model", err=True)
+    if made is None:
+        return
+    if as_json:
+        answer(record(made, final), "", as_json=True)
+        return
+    seconds = made.timing.total_s + (final.cloud.seconds if final and final.cloud else 0)
+    cut = {"cancelled": ", stopped", "length": ", cut at its longest"}.get(made.finish, "")
+    how = f"{made.usage.answer_tokens} tokens, {seconds:.1f} s{cut if final is None else ''}"
+    text = "" if behind is None else final.text if final else made.text
+    click.echo(f"{text}\n[{made.route}, {how}]" if final is None else f"{text}\n[{told(final)}; {how}]")
 
 
 @contextmanager

@@ -138,6 +138,11 @@ class Assistant:
         return Availability(state="ready", why=f"{bundle.manifest.name} {bundle.manifest.version} is ready")
 
     @property
+    def bundle(self) -> Bundle:
+        """The base that answers."""
+        return self._runtime.bundle
+
+    @property
     def context_tokens(self) -> int:
         """Most tokens of prompt and answer together."""
         return self._writer.engine.context_tokens

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sdk.device.answers.decoding import Decoding, decode
+from sdk.device.answers.records import Answer
+from sdk.device.answers.session import Session
 from sdk.device.chat import Chat
 from sdk.device.cloud import Cloud, CloudAnswer
 from sdk.device.engines.protocol import Engine
@@ -23,10 +25,13 @@ from sdk.device.handoff.outgoing import prepared
 from sdk.device.router import Decision, Evidence, Router
 from sdk.errors import CloudError, HandOffError, PromptTooLongError
 
-__all__ = ["Answers", "EngineAnswers", "Hybrid", "HybridAnswer", "keep"]
+__all__ = ["Answers", "Ask", "EngineAnswers", "HandOff", "Hybrid", "HybridAnswer", "keep"]
 
 Messages = Sequence[Mapping[str, Any]]
-NOT_ASKED = "the person did not permit it"
+Ask = Callable[[Preview], bool]
+"""Shows a preview to the person; True is yes."""
+NOT_ASKED = "sending it was not permitted"
+STOPPED = "it was stopped while it was written"
 
 
 class Answers(Protocol):
@@ -59,53 +64,44 @@ class HybridAnswer:
     """The cloud's answer as it came, before anything was put back; None for `local`."""
 
 
-class Hybrid:
-    """A device's answers, with a larger model behind them."""
+class HandOff:
+    """What becomes of an answer that the device has given: kept, or a larger model's in its place."""
 
     def __init__(
-        self,
-        local: Answers,
-        router: Router,
-        consent: Consent,
-        cloud: Cloud,
-        *,
-        names: Iterable[str] = (),
-        region: str = "US",
+        self, router: Router, consent: Consent, cloud: Cloud, *, names: Iterable[str] = (), region: str = "US"
     ) -> None:
         """Put the parts together; nothing is asked.
 
         Args:
-            local: Answers on the device.
             router: Says which answers are good enough.
             consent: What the person has said about sending.
             cloud: The larger model.
             names: People and places that must not leave; from the user's own contacts.
             region: Where telephone numbers without a country code are from.
         """
-        self._local, self._router, self._consent, self._cloud = local, router, consent, cloud
+        self._router, self._consent, self._cloud = router, consent, cloud
         self._names, self._region = tuple(names), region
 
-    def answer(
+    def considered(
         self,
-        prompt: str | Messages,
+        messages: Messages,
+        text: str,
+        evidence: Evidence,
         *,
         kind: str = "question",
-        ask: Callable[[Preview], bool] | None = None,
+        ask: Ask | None = None,
         max_new_tokens: int = 128,
     ) -> HybridAnswer:
-        """Answer.
+        """Steps (2) to (6).
 
         Args:
-            prompt: One user turn, or a conversation.
+            messages: What was asked.
+            text: The device's answer.
+            evidence: What tells how sure it is.
             kind: Kind of request, by which the person may have consented.
             ask: Shows the preview and returns True for yes; None where nobody can be asked.
-            max_new_tokens: Either answer stops there at the latest.
-
-        Raises:
-            GenerationError: The device cannot answer this at all; nothing was sent.
+            max_new_tokens: The cloud's answer stops there at the latest.
         """
-        messages: Messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        text, evidence = self._local.answered(messages, max_new_tokens)
         decision = self._router.decide(evidence)
         if decision.local:
             return _kept(text, decision, decision.reason, None)
@@ -123,6 +119,75 @@ class Hybrid:
             text=outgoing.redacted.restored(said.text), route="cloud", local_text=text, decision=decision,
             reason=decision.reason, preview=preview, cloud=said,
         )  # fmt: skip
+
+    def in_session(
+        self, session: Session, *, answer: Answer, kind: str = "question", ask: Ask | None = None, max_new_tokens: int
+    ) -> HybridAnswer:
+        """The same for the last answer of a session, which goes on with the answer that stands.
+
+        Args:
+            session: Its question leaves with the turns before it, after the preview has shown all of them.
+            answer: The session's answer to it. One that somebody stopped is kept.
+            kind: As above.
+            ask: As above.
+            max_new_tokens: As above.
+
+        Raises:
+            SessionError: Nothing was asked in the session.
+        """
+        evidence = Evidence.of_steps(answer.steps)
+        if answer.finish == "cancelled":
+            return _kept(answer.text, self._router.decide(evidence), STOPPED, None)
+        made = self.considered(
+            session.question(), answer.text, evidence, kind=kind, ask=ask, max_new_tokens=max_new_tokens
+        )
+        if made.route == "cloud":
+            session.replace_answer(made.text)
+        return made
+
+
+class Hybrid:
+    """A device's answers, with a larger model behind them."""
+
+    def __init__(
+        self,
+        local: Answers,
+        router: Router,
+        consent: Consent,
+        cloud: Cloud,
+        *,
+        names: Iterable[str] = (),
+        region: str = "US",
+    ) -> None:
+        """Put the parts together; nothing is asked.
+
+        Args:
+            local: Answers on the device.
+            router: As HandOff, and so all that follow.
+            consent: What the person has said about sending.
+            cloud: The larger model.
+            names: People and places that must not leave.
+            region: Where telephone numbers without a country code are from.
+        """
+        self._local, self._hand_off = local, HandOff(router, consent, cloud, names=names, region=region)
+
+    def answer(
+        self, prompt: str | Messages, *, kind: str = "question", ask: Ask | None = None, max_new_tokens: int = 128
+    ) -> HybridAnswer:
+        """Answer.
+
+        Args:
+            prompt: One user turn, or a conversation.
+            kind: Kind of request, by which the person may have consented.
+            ask: Shows the preview and returns True for yes; None where nobody can be asked.
+            max_new_tokens: Either answer stops there at the latest.
+
+        Raises:
+            GenerationError: The device cannot answer this at all; nothing was sent.
+        """
+        messages: Messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        text, evidence = self._local.answered(messages, max_new_tokens)
+        return self._hand_off.considered(messages, text, evidence, kind=kind, ask=ask, max_new_tokens=max_new_tokens)
 
 
 def keep(answer: HybridAnswer, prompt: str, remember: Callable[..., str]) -> str:

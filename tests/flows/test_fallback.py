@@ -1,5 +1,6 @@
 """A question goes to the cloud by real processes: nothing on the way knows both who asks and what is asked."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,9 +13,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from personalize import Home
 from sdk.bundle import Bundle
+from sdk.cli.app import cli
+from sdk.confidence import FEATURES, Calibration, Head
 from sdk.device.cloud import Cloud, CloudAnswer
 from sdk.device.handoff.consent import Consent, Permission, Preview, canonical
 from sdk.device.oblivious import client as client_module
@@ -28,6 +32,7 @@ from sdk.device.oblivious.suites import Algorithm
 from sdk.errors import CloudGarbledError, CloudRefusedError, KeyConfigurationError, ObliviousError
 from tests import endpoint
 from tests.relays import CLIENT, Recorder, gateway_process, nginx_relay, recorded, small_relay
+from tests.tiny import tiny_bundle
 
 SECRET = "where do I hide a blue heron in Ravensburg"
 ANSWER = "in the reeds behind the old mill"
@@ -144,6 +149,26 @@ def leaks(way: Way) -> list[str]:
         if len(sizes) > 1:
             found.append(f"the {seen_by} sees that questions are of different length: {sorted(sizes)}")
     return found
+
+
+@pytest.mark.parametrize("pinned", [True, False], ids=["the gateway's pin", "another pin"])
+def test_ask_goes_by_the_relay_and_says_so(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pinned: bool
+) -> None:
+    bundle = tiny_bundle(tmp_path)
+    monkeypatch.setattr("sdk.build.package.open_base", lambda told, home=None: bundle)
+    head = Head(features=FEATURES[:1], lows=(0.0,), highs=(9.0,), weights=(0.1,), intercept=0.0)
+    never = Calibration(base_digest=bundle.base_digest, risk=0.05, threshold=1.0, head=head, report={})
+    (tmp_path / "router.json").write_bytes(never.to_json())
+    Consent.open(Home.open(tmp_path / "home")).with_standing("always")
+    with laid(house) as way:
+        words = ["--cloud", house.cloud.url, "--cloud-model", "large", "--router", str(tmp_path / "router.json")]
+        words += ["--relay", way.to_relay.url, "--pin", house.pin if pinned else "0" * 64, "--cloud-seconds", "60"]
+        made = CliRunner().invoke(cli, ["ask", SECRET, "--json", "--tokens", "2", *words])
+        told = json.loads(made.stdout)
+        assert way.asked == ([SECRET] if pinned else [])
+        assert [leak for leak in leaks(way) if "length" not in leak] == []
+    assert (told["route"], told["answer"] == ANSWER) == (("cloud", True) if pinned else ("local", False))
 
 
 @pytest.mark.parametrize("nginx", [True, False], ids=["nginx", "small relay"])

@@ -21,6 +21,7 @@ __all__ = ["Decoding", "TokenMask", "decode"]
 
 PART = 64  # Tokens of a prompt between two looks at whether anybody still wants the answer.
 MOST_TOP = 20  # As in the servers that apps know.
+LEAST = -100.0  # Nats below the likeliest: a chance of 0 in float32, so that 0 times minus infinity is never asked for.
 
 
 class TokenMask(Protocol):
@@ -52,6 +53,8 @@ class Decoding:
     mask: TokenMask | None = None
     top_logprobs: int = 0
     """Likeliest tokens to tell at each step, 0 to 20."""
+    measured: bool = True
+    """Whether each step says how likely it was; False leaves NaN there, and costs nothing."""
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
@@ -91,7 +94,7 @@ def decode(
                 return
             with turn():
                 scores = track.extend(waiting[start : start + PART])[-1]  # (vocab,)
-        if scores is None or cancelled():
+        if scores is None:
             return
         allowed = request.mask.allowed(len(scores)) if request.mask else None
         token = _chosen(scores, allowed, request.temperature, random)
@@ -99,7 +102,7 @@ def decode(
             return
         if request.mask:
             request.mask.take(token)
-        yield _step(token, scores, allowed, request.top_logprobs)
+        yield _step(token, scores, allowed, request.top_logprobs) if request.measured else _unmeasured(token)
         if request.mask and request.mask.ended:
             return
         waiting = [token]
@@ -117,15 +120,28 @@ def _chosen(
 
 
 def _step(token: int, scores: NDArray[np.float32], allowed: NDArray[np.bool_] | None, top: int) -> Step:
-    wide = scores.astype(np.float64)
-    logs = wide - wide.max() - np.log(np.exp(wide - wide.max()).sum())  # (vocab,)
-    chances = np.exp(logs)
-    best = np.argsort(-logs, kind="stable")[: max(top, 2)]
+    best = _best(scores, max(top, 2))
+    below = scores - scores[best[0]]  # (vocab,); the likeliest stands at 0
+    chances = np.exp(below)
+    total = chances.sum(dtype=np.float64)
+    log_total = math.log(total)
+    likeliest = [float(below[each]) - log_total for each in best]
     return Step(
         token=token,
-        log_probability=float(logs[token]),
-        top=tuple((int(each), float(logs[each])) for each in best[:top]),
-        entropy=max(0.0, -float((chances * logs)[chances > 0].sum())),
-        margin=float(logs[best[0]] - logs[best[1]]),
-        mask_share=1.0 if allowed is None else min(1.0, float(chances[allowed].sum())),
+        log_probability=float(below[token]) - log_total,
+        top=tuple((int(each), value) for each, value in zip(best[:top], likeliest, strict=False)),
+        entropy=max(0.0, log_total - float(chances @ np.maximum(below, LEAST)) / total),
+        margin=likeliest[0] - likeliest[1],
+        mask_share=1.0 if allowed is None else min(1.0, float(chances[allowed].sum()) / total),
     )
+
+
+def _best(scores: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """The likeliest tokens, the first of equals first; a whole sort of a vocabulary would take longer than a token."""
+    least = np.partition(scores, len(scores) - count)[len(scores) - count]
+    among = np.flatnonzero(scores >= least)
+    return among[np.argsort(-scores[among], kind="stable")[:count]]
+
+
+def _unmeasured(token: int) -> Step:
+    return Step(token=token, log_probability=math.nan, entropy=math.nan, margin=math.nan, mask_share=math.nan)

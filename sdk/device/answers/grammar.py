@@ -21,6 +21,7 @@ __all__ = ["Grammar", "Vocabulary", "call_schema"]
 COMPACT: Any = {
     "whitespace_flexible": False
 }  # One way to write each value: fewer tokens, and no blanks to get lost in.
+DATA = ("const", "enum", "default", "examples")  # Keywords whose values are no schemas.
 TEXT_OR_CALL = "start: text | call\ntext: /([^{](.|\\n)*)?/\ncall: %json "
 
 
@@ -109,15 +110,32 @@ class Grammar:
 
 
 def call_schema(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """One object that names a tool and gives its arguments; each tool's $defs move to the top."""
-    calls, definitions = [], {}
-    for name, given in parameters.items():
-        own = {key: value for key, value in given.items() if key != "$defs"}
-        text = json.dumps(own).replace('"#/$defs/', f'"#/$defs/{name}.')
-        for key, value in given.get("$defs", {}).items():
-            definitions[f"{name}.{key}"] = json.loads(json.dumps(value).replace('"#/$defs/', f'"#/$defs/{name}.'))
-        properties = {"name": {"const": name}, "arguments": json.loads(text)}
+    """One object that names a tool and gives its arguments; each tool's schema stands under $defs by its name.
+
+    Args:
+        parameters: Name of each tool to the JSON Schema of its arguments; its references stay inside that schema.
+    """
+    calls = []
+    for name in parameters:
+        properties = {"name": {"const": name}, "arguments": {"$ref": f"#/$defs/{name}"}}
         calls.append(
             {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
         )
-    return {"anyOf": calls} | ({"$defs": definitions} if definitions else {})
+    moved = {name: _moved(given, f"#/$defs/{name}") for name, given in parameters.items()}
+    return (calls[0] if len(calls) == 1 else {"anyOf": calls}) | {"$defs": moved}
+
+
+def _moved(value: Any, to: str) -> Any:
+    """A schema whose references to its own root lead `to` where it stands now; data in it is left alone."""
+    if isinstance(value, list):
+        return [_moved(part, to) for part in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        key: to + part[1:]
+        if key == "$ref" and isinstance(part, str) and part.startswith("#")
+        else part
+        if key in DATA
+        else _moved(part, to)
+        for key, part in value.items()
+    }

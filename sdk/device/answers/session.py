@@ -81,6 +81,7 @@ class Session:
         self.earlier = ""
         """What `summarize` keeps of turns that were dropped."""
         self._busy, self._cancelled = threading.Lock(), threading.Event()
+        self._question: tuple[int, Message] | None = None  # The last one, and how many turns stood before it.
 
     def respond(self, prompt: str, schema: Schema | None = None, **how: Any) -> Any:
         """The answer's text, or with `schema` its validated object; arguments and errors as `stream`.
@@ -132,8 +133,27 @@ class Session:
                     break
                 turns += self._called(answer)
             text = answer.text if answer else ""
+            self._question = len(self.history), turns[0]
             if text:
                 self.history += [*turns, {"role": "assistant", "content": text}]
+
+    def question(self) -> list[Message]:
+        """The last question, after the system's words and the turns before; tools and what they said are left out.
+
+        Raises:
+            SessionError: Nothing was asked yet.
+        """
+        before, asked = self._asked()
+        return [*self._system(()), *self.history[:before], asked]
+
+    def replace_answer(self, text: str) -> None:
+        """Let `text` be the answer to the last question, such as a larger model's.
+
+        Raises:
+            SessionError: Nothing was asked yet.
+        """
+        before, asked = self._asked()
+        self.history[before:] = [asked, {"role": "assistant", "content": text}]
 
     def cancel(self) -> None:
         """End the answer under way within one token; from any thread, safe when there is none."""
@@ -213,12 +233,18 @@ class Session:
             instructions, earlier = str(fields["instructions"]), str(fields["earlier"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as cause:
             raise SessionError(f"{file} is no saved session ({cause!s:.100}); move it away to begin anew") from cause
+        self._question = None
         self.history, self.instructions, self.earlier, self.overflow = (
             history,
             instructions,
             earlier,
             fields["overflow"],
         )
+
+    def _asked(self) -> tuple[int, Message]:
+        if self._question is None:
+            raise SessionError("nothing was asked in this session yet")
+        return self._question
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         try:
@@ -249,7 +275,7 @@ class Session:
         """System, history and the new turns, by the policy of overflow."""
         dropped: list[Message] = []
         while True:
-            messages = [*self._system(), *self.history, *turns]
+            messages = [*self._system(list(self.tools.values())), *self.history, *turns]
             count = self._assistant.count(messages)
             if count + answer_tokens <= self._assistant.context_tokens:
                 break
@@ -280,8 +306,8 @@ class Session:
         )
         return pieces[-1].answer.text if pieces[-1].answer else ""
 
-    def _system(self) -> list[Message]:
-        parts = [self.instructions, described(list(self.tools.values())) if self.tools else ""]
+    def _system(self, tools: Sequence[Tool]) -> list[Message]:
+        parts = [self.instructions, described(tools) if tools else ""]
         if self.earlier:
             parts.append(f"Earlier in this conversation: {self.earlier}")
         text = "\n\n".join(part for part in parts if part)

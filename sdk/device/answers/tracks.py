@@ -31,21 +31,19 @@ class Turns:
     def __call__(self) -> Iterator[None]:
         """Wait for a turn, hold it for the time of a `with` block."""
         with self._lock:
-            mine = threading.Event()
-            self._waiting.append(mine)
-            self._pass_on()
-        mine.wait()
+            free, self._held = not self._held, True  # Nobody waits where nobody holds it.
+            mine = None if free else threading.Event()
+            if mine:
+                self._waiting.append(mine)
+        if mine:
+            mine.wait()
         try:
             yield
         finally:
             with self._lock:
-                self._held = False
-                self._pass_on()
-
-    def _pass_on(self) -> None:
-        if not self._held and self._waiting:
-            self._held = True
-            self._waiting.popleft().set()
+                self._held = bool(self._waiting)
+                if self._waiting:
+                    self._waiting.popleft().set()
 
 
 class Tracks:

@@ -12,15 +12,15 @@ from functools import cached_property
 from typing import Any
 
 from sdk.device.answers.decoding import Decoding, decode
-from sdk.device.answers.grammar import Grammar, Vocabulary
+from sdk.device.answers.grammar import Grammar, Vocabulary, call_schema
 from sdk.device.answers.records import Answer, Call, Finish, Piece, Step, Timing, Usage
 from sdk.device.answers.schema import Schema, value_of
-from sdk.device.answers.tracks import Tracks, Turns
+from sdk.device.answers.tracks import KEPT_TOKENS, Tracks, Turns
 from sdk.device.chat import Chat, Message
 from sdk.device.engines.protocol import Engine
 from sdk.errors import AnswerError, GenerationError, PromptTooLongError
 
-__all__ = ["Asked", "Writer", "may_begin"]
+__all__ = ["Asked", "Writer"]
 
 MAX_CHARACTERS = 2_000_000  # Refused before it is cut into tokens, which takes seconds; a context holds far less.
 
@@ -34,23 +34,29 @@ class Asked:
     """What the answer must fit; None is free text."""
     tools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Name of each tool that the model may call to its arguments' schema; calls are returned, not made."""
+    must_call: bool = False
+    """Whether the answer can only be a call of one of the tools."""
     copy_from: str | None = None
     """Text of copied strings; None is the last user turn."""
     max_new_tokens: int = 128
+    cut: bool = False
+    """Whether an answer ends where the context does; else one that could pass it is refused."""
     temperature: float = 0.0
     seed: int | None = None
     stop: Sequence[str] = ()
     """Texts before which the answer ends."""
     top_logprobs: int = 0
+    measured: bool = True
+    """Whether each step says how likely it was."""
 
 
 class Writer:
     """One engine with its text side."""
 
-    def __init__(self, engine: Engine, chat: Chat) -> None:
-        """Answer with `engine`, whose tokens are those of `chat`."""
+    def __init__(self, engine: Engine, chat: Chat, *, kept_tokens: int = KEPT_TOKENS) -> None:
+        """Answer with `engine`, whose tokens are those of `chat`; keep so many tokens for later prompts."""
         self.engine, self.chat = engine, chat
-        self.tracks, self.turns = Tracks(engine), Turns()
+        self.tracks, self.turns = Tracks(engine, most_tokens=kept_tokens), Turns()
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -83,21 +89,28 @@ class Writer:
             SchemaError: Nothing can be guided by the schema.
         """
         began, prompt = time.monotonic(), self._encoded(asked.messages)
-        if len(prompt) + asked.max_new_tokens > self.engine.context_tokens:
+        room = self.engine.context_tokens - len(prompt)
+        if room < (1 if asked.cut else asked.max_new_tokens):
             raise PromptTooLongError(
                 prompt_tokens=len(prompt),
-                answer_tokens=asked.max_new_tokens,
+                answer_tokens=1 if asked.cut else asked.max_new_tokens,
                 context_tokens=self.engine.context_tokens,
             )
         request = Decoding(
-            max_new_tokens=asked.max_new_tokens,
+            max_new_tokens=min(asked.max_new_tokens, room),
             temperature=asked.temperature,
             seed=asked.seed,
             stop=self.chat.stop_tokens,
             mask=self._mask(asked),
             top_logprobs=asked.top_logprobs,
+            measured=asked.measured,
         )
         return _Writing(self, asked, prompt, request, key, adapter, cancelled, began).run()
+
+    def content(self, token: int) -> bytes:
+        """The bytes of a token; they may be half a character."""
+        written = self.chat.tokenizer.convert_ids_to_tokens(token)
+        return bytes(_BYTES[letter] for letter in str(written) if letter in _BYTES)
 
     def _encoded(self, messages: Sequence[Message]) -> list[int]:
         for message in messages:
@@ -113,7 +126,9 @@ class Writer:
         return self.chat.encode(messages)
 
     def _mask(self, asked: Asked) -> Grammar | None:
-        if asked.schema is not None:
+        if asked.tools and asked.must_call:
+            grammar = Grammar.of_schema(call_schema(asked.tools), self.vocabulary)
+        elif asked.schema is not None:
             source = asked.messages[-1]["content"] if asked.copy_from is None else asked.copy_from
             grammar = Grammar.of_schema(asked.schema, self.vocabulary, copy_from=source)
         elif asked.tools:
@@ -140,41 +155,49 @@ class _Writing:
     def run(self) -> Iterator[Piece]:
         """Write; a track that an error or a reader who left finds half way is closed."""
         track = self.writer.tracks.take(self.prompt, self.key)
-        cached, steps, text, told = len(track.tokens), list[Step](), "", 0
+        cached, steps, text, held = len(track.tokens), list[Step](), "", ""
         first: float | None = None
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        decode_bytes = codecs.getincrementaldecoder("utf-8")("replace").decode
         stopped = False
         try:
             for step in decode(track, self.prompt, self.request, self.cancelled, self.writer.turns):
                 first = first or time.monotonic()
                 steps.append(step)
-                text += decoder.decode(self._content(step.token))
-                if (cut := _first_of(text, self.asked.stop)) is not None:
-                    text, stopped = text[:cut], True
+                held += decode_bytes(self.writer.content(step.token))
+                if (cut := _first_of(held, self.asked.stop)) is not None:
+                    held, stopped = held[:cut], True
                     break
-                end = len(text) if not self.asked.stop else len(text) - may_begin(text, self.asked.stop)
-                piece, told = text[told:end], max(end, told)
-                yield Piece(text=piece, steps=(step,))
+                free, held = self._free(text, held)
+                text += free
+                yield Piece(text=free, steps=(step,))
         except BaseException:
             track.close()
             raise
         self.writer.tracks.give_back(track)
         # Half a character at the end, where the length cut it, is told nobody.
+        answer = self._answer(text + held, steps, stopped, cached, first)
         last = (steps[-1],) if stopped else ()
-        yield Piece(text=text[told:], steps=last, answer=self._answer(text, steps, stopped, cached, first))
+        yield Piece(text="" if answer.calls else held, steps=last, answer=answer)
 
-    def _content(self, token: int) -> bytes:
-        written = self.writer.chat.tokenizer.convert_ids_to_tokens(token)
-        return bytes(_BYTES[letter] for letter in str(written) if letter in _BYTES)
+    def _free(self, told: str, held: str) -> tuple[str, str]:
+        """What of the text can be told now, and what is held: a tool's call, and what may begin a stop."""
+        if self._may_call and not told and held.startswith("{"):
+            return "", held
+        waits = may_begin(held, self.asked.stop)
+        return held[: len(held) - waits], held[len(held) - waits :]
+
+    @property
+    def _may_call(self) -> bool:
+        return bool(self.asked.tools) and (self.asked.must_call or self.asked.schema is None)
 
     def _answer(self, text: str, steps: list[Step], stopped: bool, cached: int, first: float | None) -> Answer:
         finish, value, calls = self._finish(steps, stopped), None, tuple[Call, ...]()
-        if finish == "stop" and self.asked.schema is not None:
+        if finish == "stop" and self.asked.schema is not None and not self._may_call:
             try:
                 value = value_of(self.asked.schema, text)
             except AnswerError:
                 value = None
-        if finish == "stop" and self.asked.tools and text.startswith("{"):
+        if finish == "stop" and not stopped and self._may_call and text.startswith("{"):
             called = json.loads(text)
             finish, calls = "tool", (Call(name=called["name"], arguments=called["arguments"]),)
         end = time.monotonic()
@@ -200,7 +223,7 @@ class _Writing:
         mask = self.request.mask
         if stopped or (mask is not None and mask.ended):
             return "stop"
-        if len(steps) == self.asked.max_new_tokens:
+        if len(steps) == self.request.max_new_tokens:
             return "length"
         return "cancelled" if self.cancelled() else "stop"
 

@@ -12,18 +12,16 @@ from pathlib import Path
 from personalize.home import Home
 from personalize.shelf import Shelf, lines_of
 from sdk.bundle import Bundle, default_bundle
-from sdk.device.answers.grammar import Vocabulary
-from sdk.device.answers.tracks import Tracks
+from sdk.device.answers.writer import Writer
 from sdk.device.chat import Chat
 from sdk.device.engines.protocol import Engine
 from sdk.device.engines.torch_engine import TorchEngine
 from sdk.device.runtime import Runtime
 from sdk.device.server.answering import Ask, End, Model, Piece
-from sdk.device.server.conversation import conversation
-from sdk.device.server.grammar import Guide
-from sdk.device.server.writing import Writing
+from sdk.device.server.refusal import Refusal
+from sdk.device.server.writing import asked_of, guided_by, told_of
 from sdk.device.slots import lease
-from sdk.errors import PromptTooLongError
+from sdk.errors import SchemaError
 
 __all__ = ["Local"]
 
@@ -43,8 +41,7 @@ class Local:
             line: Whose adapter `limbeck` wears; None is the line that was chosen last.
         """
         self._engine, self._chat, self._home, self._line = engine, chat, home, line
-        self._vocabulary = Vocabulary(chat.tokenizer)
-        self._tracks = Tracks(engine, most_tokens=KEPT_TOKENS)
+        self._writer = Writer(engine, chat, kept_tokens=KEPT_TOKENS)
         self._worn: dict[str, str] = {}
         self._lock = threading.Lock()
         self._lease: object = None
@@ -83,21 +80,11 @@ class Local:
             Refusal: The schema cannot guide.
             AdapterError: The adapter cannot be worn.
         """
-        prompt = self._chat.encode(conversation(ask))
-        room = self._engine.context_tokens - len(prompt)
-        if room < 1:
-            raise PromptTooLongError(
-                prompt_tokens=len(prompt), answer_tokens=1, context_tokens=self._engine.context_tokens
-            )
-        guide = Guide.of(ask, self._vocabulary)
-        track = self._tracks.take(prompt, self._adapter(ask.model))
         try:
-            writing = Writing(ask, track, self._vocabulary, self._chat.stop_tokens, guide, cancelled)
-            yield from writing.run(prompt, min(ask.most_tokens, room))
-        except BaseException:
-            track.close()
-            raise
-        self._tracks.give_back(track)
+            for piece in self._writer.pieces(asked_of(ask), key=self._adapter(ask.model), cancelled=cancelled):
+                yield from told_of(piece, ask, self._writer.content)
+        except SchemaError as cause:
+            raise Refusal(400, str(cause), code="schema", param=guided_by(ask)) from cause
 
     def _adapter(self, model: str) -> str | None:
         """Key of what a model wears; loaded at the first request for it."""

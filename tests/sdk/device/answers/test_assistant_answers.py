@@ -542,7 +542,13 @@ def test_the_model_itself_can_call_a_tool_through_the_grammar(
         return f"went to {place.name}"
 
     schema = Tool.of(go).parameters
-    answer = assistant.answer("go", tools={"go": schema}, max_new_tokens=120)
+    pieces = list(assistant.pieces("go", tools={"go": schema}, max_new_tokens=120))
+    answer = pieces[-1].answer
+    assert answer is not None
     assert answer.finish == "tool"
+    assert "".join(piece.text for piece in pieces) == ""  # A call is nothing that a person reads.
+    assert len([step for piece in pieces for step in piece.steps]) == answer.usage.answer_tokens
+    cut = list(assistant.pieces("go", tools={"go": schema}, max_new_tokens=3))
+    assert "".join(piece.text for piece in cut).startswith("{")  # What became no call is text after all.
     assert answer.calls[0].name == "go"
     assert set(answer.calls[0].arguments) == {"place", "fast"}

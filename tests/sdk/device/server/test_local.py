@@ -12,6 +12,8 @@ from personalize.adapter import Adapter, fresh
 from personalize.home import Home
 from personalize.shelf import Shelf
 from sdk.bundle import Bundle
+from sdk.device.answers import decoding
+from sdk.device.answers.records import Step
 from sdk.device.night import base_of
 from sdk.device.runtime import Runtime
 from sdk.device.server import local as local_module
@@ -101,6 +103,52 @@ def test_a_tool_that_must_be_called_is_called_with_arguments_that_fit(local: Loc
     assert isinstance(json.loads(end.calls[0].arguments), dict)
 
 
+TREE = {"type": "object", "properties": {"next": {"$ref": "#"}}, "additionalProperties": False}
+NAMED: dict[str, Any] = {
+    "type": "object", "properties": {"of": {"$ref": "#/$defs/Kind"}, "at": {"const": "#/$defs/Kind"}},
+    "required": ["of", "at"], "$defs": {"Kind": {"enum": ["cat", "dog"]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("choice", ["tree", "named", "other"])
+def test_a_tools_schema_may_refer_to_its_own_parts(local: Local, choice: str) -> None:
+    """As pydantic writes them; "$defs" of two tools with the same names are two things, and data is left alone."""
+    other = {**NAMED, "$defs": {"Kind": {"enum": ["owl"]}}}
+    tools = [
+        Tool(name=name, description="", parameters=schema)
+        for name, schema in (("tree", TREE), ("named", NAMED), ("other", other))
+    ]
+    text, _, end = answered(local, tools=tools, tool_choice=choice, most_tokens=120)
+    if choice == "tree":  # A tree of chance may not end.
+        assert end.calls or text.startswith('{"name":"tree","arguments":{"next":{')
+        return
+    told = json.loads(end.calls[0].arguments)
+    assert (told["of"] in (("owl",) if choice == "other" else ("cat", "dog")), told["at"]) == (True, "#/$defs/Kind")
+
+
+def test_a_reference_left_where_it_was_would_be_refused(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdk.device.answers.grammar._moved", lambda schema, to: schema)
+    tools = [Tool(name="named", description="", parameters=NAMED)]
+    with pytest.raises(Refusal, match="points to nothing") as refused:
+        answered(local, tools=tools, tool_choice="required")
+    assert (refused.value.status, refused.value.param) == (400, "tools")
+
+
+def test_nobody_measures_probabilities_that_nobody_asked_for(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+    real = decoding._step
+
+    def step(token: int, *rest: Any) -> Step:
+        measured.append(token)
+        return real(token, *rest)
+
+    monkeypatch.setattr(decoding, "_step", step)
+    plain = answered(local)
+    assert measured == []
+    assert answered(local, top=0)[0] == plain[0]
+    assert len(measured) == plain[2].answer_tokens
+
+
 def test_a_tool_that_may_be_called_leaves_room_for_text(local: Local) -> None:
     text, _, end = answered(local, tools=[ADD])
     assert text
@@ -175,4 +223,4 @@ def test_memory_of_earlier_prompts_is_bounded(roomy: Bundle, tmp_path: Path, mon
     local = Local.open(tmp_path, bundle=roomy)
     for word in ("a", "b", "c", "d", "e", "f"):
         answered(local, messages=[{"role": "system", "content": word * 20}, TURN])
-    assert sum(len(track.tokens) for track in local._tracks._kept) <= 100
+    assert sum(len(track.tokens) for track in local._writer.tracks._kept) <= 100

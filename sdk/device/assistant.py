@@ -4,7 +4,7 @@ Rules: an answer wears the adapter that was in use when it was asked for, to its
 answers go on meanwhile; what it admits answers the next question, with no rebuild of the base.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ from sdk.device.answers.records import Answer, Piece
 from sdk.device.answers.schema import Schema, value_of
 from sdk.device.answers.session import Overflow, Session
 from sdk.device.answers.tools import Approve, Tool, ToolLimits
+from sdk.device.answers.waiting import each, in_thread, or_left
 from sdk.device.answers.writer import Asked, Writer
 from sdk.device.chat import Message
 from sdk.device.engines.protocol import Engine
@@ -81,7 +82,7 @@ class Assistant:
             adapter: Whether to answer with the adapter in use.
             line: Which of the home's adapters; None is the one that was chosen last.
             engine: What computes the answers, of the same base; None is torch on the runtime's weights.
-            input_guards: Asked about each prompt before the model sees it.
+            input_guards: Asked about each of the person's turns before the model sees it.
             output_guards: Asked about each answer before anybody sees it, so that streams come in one piece.
         """
         self._runtime, self._home, self._wanted, self._line = runtime, home, adapter, line
@@ -203,7 +204,9 @@ class Assistant:
             temperature=temperature, seed=seed, stop=tuple(stop), top_logprobs=top_logprobs,
         )  # fmt: skip
         self._writer.count(messages)  # What is no prompt at all is refused before an app's guards see it.
-        _guarded(self._input_guards, str(messages[-1]["content"]), of="prompt")
+        for turn in messages:
+            if turn["role"] == "user":
+                _guarded(self._input_guards, turn["content"], of="prompt")
         pieces = self._writer.pieces(asked, key=self._key, adapter=self.adapter_name, cancelled=cancelled)
         return self._passed(pieces) if self._output_guards else pieces
 
@@ -224,26 +227,39 @@ class Assistant:
 
     @overload
     def respond(
-        self, prompt: str, schema: None = None, *, max_new_tokens: int = ..., temperature: float = ...
+        self, prompt: str, schema: None = None, *, max_new_tokens: int = ..., temperature: float = ..., **how: Any
     ) -> str: ...
     @overload
     def respond(
-        self, prompt: str, schema: type[Typed], *, max_new_tokens: int = ..., temperature: float = ...
+        self, prompt: str, schema: type[Typed], *, max_new_tokens: int = ..., temperature: float = ..., **how: Any
     ) -> Typed: ...
     @overload
     def respond(
-        self, prompt: str, schema: Mapping[str, Any], *, max_new_tokens: int = ..., temperature: float = ...
+        self, prompt: str, schema: Mapping[str, Any], *, max_new_tokens: int = ..., temperature: float = ..., **how: Any
     ) -> Any: ...
     def respond(
-        self, prompt: str, schema: Schema | None = None, *, max_new_tokens: int = 128, temperature: float = 0.0
+        self,
+        prompt: str,
+        schema: Schema | None = None,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        **how: Any,
     ) -> Any:
         """The whole answer: its text, or with `schema` a validated object (plain JSON for a JSON Schema).
+
+        Args:
+            prompt: One user turn.
+            schema: A pydantic type or JSON Schema; None is free text.
+            max_new_tokens: The answer stops here at the latest.
+            temperature: 0 takes the likeliest token.
+            how: What else `pieces` takes.
 
         Raises:
             AnswerError: The answer ended before it was whole, or the type's own validators refuse it.
             SdkError: As `pieces`.
         """
-        answer = self.answer(prompt, schema=schema, max_new_tokens=max_new_tokens, temperature=temperature)
+        answer = self.answer(prompt, schema=schema, max_new_tokens=max_new_tokens, temperature=temperature, **how)
         if schema is None:
             return answer.text
         return answer.value if answer.value is not None else value_of(schema, answer.text)
@@ -303,20 +319,33 @@ class Assistant:
     def _task(self, task: str, text: str, *, max_new_tokens: int = 96) -> str:
         return self.answer(task_prompt(task, text), max_new_tokens=max_new_tokens).text.strip()
 
-    def stream(self, prompt: str, *, max_new_tokens: int = 128, temperature: float = 0.0) -> Iterator[str]:
+    def stream(self, prompt: str, *, max_new_tokens: int = 128, temperature: float = 0.0, **how: Any) -> Iterator[str]:
         """The answer to a prompt, piece by piece.
 
         Args:
             prompt: One user turn.
             max_new_tokens: The answer stops here at the latest, in tokens.
             temperature: 0 takes the likeliest token.
+            how: What else `pieces` takes.
 
         Raises:
             PromptTooLongError: Prompt and answer pass the model's context.
             GenerationError: The arguments are out of range.
         """
-        pieces = self.pieces(prompt, max_new_tokens=max_new_tokens, temperature=temperature)
+        pieces = self.pieces(prompt, max_new_tokens=max_new_tokens, temperature=temperature, **how)
         return (piece.text for piece in pieces if piece.text)
+
+    async def arespond(self, prompt: str, schema: Schema | None = None, **how: Any) -> Any:
+        """The async twin of `respond`; a cancelled task cancels its answer within one token."""
+        return await in_thread(lambda left: self.respond(prompt, schema, **or_left(how, left)))
+
+    async def aanswer(self, prompt: str | Sequence[Message], **how: Any) -> Answer:
+        """The async twin of `answer`."""
+        return await in_thread(lambda left: self.answer(prompt, **or_left(how, left)))
+
+    def astream(self, prompt: str, **how: Any) -> AsyncIterator[str]:
+        """The async twin of `stream`; leaving the loop cancels its answer."""
+        return each(lambda left: self.stream(prompt, **or_left(how, left)))
 
     def feedback(self, answer: Answer, signal: Literal["accepted", "edited", "rejected"], text: str = "") -> str:
         """Remember how the person took an answer; a rejected one is kept, and never learned from.

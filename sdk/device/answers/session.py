@@ -1,22 +1,24 @@
 """Turns of one conversation in, answers that know the turns before out; saved and restored as JSON.
 
-Rules: one answer at a time; a second thread waits. A turn that is refused or fails leaves the history as it was; one
-that is cancelled keeps what was said. The file is replaced in one step, so that a crash leaves the old one or the new.
+Rules: one answer at a time; a second thread waits. A turn that is refused, fails or is not read to its end leaves the
+history as it was, also what its policy had dropped; one that is cancelled keeps what was said. The file is replaced in
+one step, so that a crash leaves the old one or the new.
 """
 
-import asyncio
 import json
 import os
-import queue
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from sdk.device.answers.records import Answer, Piece
 from sdk.device.answers.schema import Schema, value_of
 from sdk.device.answers.tools import Approve, Tool, ToolLimits, described
+from sdk.device.answers.waiting import Left, each, in_thread, or_left
 from sdk.device.chat import ROLES, Message
 from sdk.errors import GenerationError, PromptTooLongError, SessionError
 from sdk.tasks import prompt as task_prompt
@@ -70,17 +72,21 @@ class Session:
             limits: Of tools; None takes the defaults.
 
         Raises:
-            SessionError: A tool cannot be offered, or there is no such policy.
+            SessionError: A tool cannot be offered, two have one name, or there is no such policy.
         """
         if overflow not in ("slide", "summarize", "error"):
             raise SessionError(f"overflow must be slide, summarize or error, got {overflow!r}")
         self._assistant, self.instructions, self.overflow = assistant, instructions, overflow
-        self.tools = {tool.name: tool for tool in map(Tool.of, tools)}
+        offered = [Tool.of(tool) for tool in tools]
+        self.tools = {tool.name: tool for tool in offered}
+        if len(self.tools) < len(offered):
+            raise SessionError(f"two tools have one name, of {', '.join(tool.name for tool in offered)}; rename one")
         self._approve, self._limits = approve, limits or ToolLimits()
         self.history: list[Message] = []
         self.earlier = ""
         """What `summarize` keeps of turns that were dropped."""
         self._busy, self._cancelled = threading.Lock(), threading.Event()
+        self._reader: int | None = None  # The thread that reads an answer.
         self._question: tuple[int, Message] | None = None  # The last one, and how many turns stood before it.
 
     def respond(self, prompt: str, schema: Schema | None = None, **how: Any) -> Any:
@@ -113,29 +119,51 @@ class Session:
         Args:
             prompt: The person's turn.
             schema: What the answer must fit; tools are not offered for it.
-            how: As Assistant.pieces: max_new_tokens, temperature, seed, stop, top_logprobs, copy_from.
+            how: As Assistant.pieces: max_new_tokens, temperature, seed, stop, top_logprobs, copy_from, cancelled.
 
         Raises:
+            SessionError: This thread has not read the answer before to its end, and would wait for itself.
             PromptTooLongError: It does not fit by the policy; also a single turn that is too long.
             GenerationError, SchemaError, GuardrailError: See Assistant.pieces.
         """
-        with self._busy:
-            self._cancelled.clear()
+        with self._alone() as before:
             turns: list[Message] = [{"role": "user", "content": prompt}]
             for round_ in range(self._limits.rounds + 1):
                 offered = {} if schema is not None or round_ == self._limits.rounds else self.tools
                 answer: Answer | None = None
                 for piece in self._pieces(turns, schema, offered, how):
                     answer = piece.answer
-                    if answer is None or answer.finish != "tool":
+                    if answer is None:
                         yield piece
+                    elif answer.finish != "tool":
+                        # What the person said is what feedback remembers, not what a tool said last.
+                        yield replace(piece, answer=replace(answer, prompt=prompt))
                 if answer is None or answer.finish != "tool":
                     break
                 turns += self._called(answer)
             text = answer.text if answer else ""
+            if not text:  # Nothing was said, so nothing of what was said before is given up for it.
+                self.history, self.earlier = before
             self._question = len(self.history), turns[0]
             if text:
                 self.history += [*turns, {"role": "assistant", "content": text}]
+
+    @contextmanager
+    def _alone(self) -> Iterator[tuple[list[Message], str]]:
+        """Hold the session for one answer, and tell the history before; whatever ends it early puts that back."""
+        if not self._busy.acquire(blocking=self._reader != threading.get_ident()):
+            raise SessionError("the answer before is still being read here; read it to its end, or close it")
+        self._reader = threading.get_ident()
+        before = list(self.history), self.earlier
+        self._cancelled.clear()
+        try:
+            yield before
+        except BaseException:
+            self.history, self.earlier = before
+            raise
+        finally:
+            self._reader = None
+            self._busy.release()
 
     def question(self) -> list[Message]:
         """The last question, after the system's words and the turns before; tools and what they said are left out.
@@ -160,35 +188,16 @@ class Session:
         self._cancelled.set()
 
     async def arespond(self, prompt: str, schema: Schema | None = None, **how: Any) -> Any:
-        """The async twin of `respond`; a cancelled task cancels the answer."""
-        return await self._in_thread(lambda: self.respond(prompt, schema, **how))
+        """The async twin of `respond`; a cancelled task cancels this answer, and no other of the session."""
+        return await in_thread(lambda left: self.respond(prompt, schema, **or_left(how, left)))
 
     async def aanswer(self, prompt: str, schema: Schema | None = None, **how: Any) -> Answer:
         """The async twin of `answer`."""
-        made: Answer = await self._in_thread(lambda: self.answer(prompt, schema, **how))
-        return made
+        return await in_thread(lambda left: self.answer(prompt, schema, **or_left(how, left)))
 
-    async def astream(self, prompt: str, schema: Schema | None = None, **how: Any) -> AsyncIterator[Piece]:
-        """The async twin of `stream`; leaving the loop cancels the answer."""
-        told: queue.SimpleQueue[Piece | BaseException | None] = queue.SimpleQueue()
-
-        def write() -> None:
-            try:
-                for piece in self.stream(prompt, schema, **how):
-                    told.put(piece)
-                told.put(None)
-            except BaseException as wrong:  # Raised where it is read.
-                told.put(wrong)
-
-        worker = threading.Thread(target=write, daemon=True)
-        worker.start()
-        try:
-            while (piece := await asyncio.to_thread(told.get)) is not None:
-                if isinstance(piece, BaseException):
-                    raise piece
-                yield piece
-        finally:
-            self.cancel()
+    def astream(self, prompt: str, schema: Schema | None = None, **how: Any) -> AsyncIterator[Piece]:
+        """The async twin of `stream`; leaving the loop cancels this answer."""
+        return each(lambda left: self.stream(prompt, schema, **or_left(how, left)))
 
     def save(self, file: Path) -> None:
         """Write instructions and history as JSON, in one step.
@@ -246,20 +255,13 @@ class Session:
             raise SessionError("nothing was asked in this session yet")
         return self._question
 
-    async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        try:
-            return await asyncio.to_thread(work)
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
-
     def _pieces(
         self, turns: list[Message], schema: Schema | None, offered: dict[str, Tool], how: dict[str, Any]
     ) -> Iterator[Piece]:
-        messages = self._fitting(turns, int(how.get("max_new_tokens", 128)))
-        parameters = {name: tool.parameters for name, tool in offered.items()}
         copy_from = how.get("copy_from", turns[0]["content"])
-        how = {**how, "copy_from": copy_from, "cancelled": self._cancelled.is_set}
+        how = {**or_left(how, self._cancelled.is_set), "copy_from": copy_from}
+        messages = self._fitting(turns, int(how.get("max_new_tokens", 128)), how["cancelled"])
+        parameters = {name: tool.parameters for name, tool in offered.items()}
         return self._assistant.pieces(messages, schema=schema, tools=parameters, **how)
 
     def _called(self, answer: Answer) -> list[Message]:
@@ -271,7 +273,7 @@ class Session:
             {"role": "user", "content": f"Result of {call.name}: {result}"},
         ]
 
-    def _fitting(self, turns: list[Message], answer_tokens: int) -> list[Message]:
+    def _fitting(self, turns: list[Message], answer_tokens: int, cancelled: Left) -> list[Message]:
         """System, history and the new turns, by the policy of overflow."""
         dropped: list[Message] = []
         while True:
@@ -280,7 +282,6 @@ class Session:
             if count + answer_tokens <= self._assistant.context_tokens:
                 break
             if self.overflow == "error" or not self.history:
-                self.history = dropped + self.history
                 raise PromptTooLongError(
                     prompt_tokens=count, answer_tokens=answer_tokens, context_tokens=self._assistant.context_tokens
                 )
@@ -289,11 +290,11 @@ class Session:
             while self.history and self.history[0]["role"] != "user":
                 dropped.append(self.history.pop(0))
         if dropped and self.overflow == "summarize":
-            self.earlier = self._summary(dropped)
-            return self._fitting(turns, answer_tokens)
+            self.earlier = self._summary(dropped, cancelled)
+            return self._fitting(turns, answer_tokens, cancelled)
         return messages
 
-    def _summary(self, dropped: list[Message]) -> str:
+    def _summary(self, dropped: list[Message], cancelled: Left) -> str:
         """One sentence about turns that no longer fit, and about what was kept of those before them."""
         told = " ".join([self.earlier, *(f"{one['role']}: {one['content']}" for one in dropped)]).strip()
         letters = max(200, 2 * self._assistant.context_tokens)  # At least one token a letter never passes the context.
@@ -301,9 +302,8 @@ class Session:
         room = self._assistant.context_tokens - self._assistant.count(asked)
         if room < 1:
             return ""
-        pieces = list(
-            self._assistant.pieces(asked, max_new_tokens=min(SUMMARY_TOKENS, room, self._assistant.context_tokens // 8))
-        )
+        most = min(SUMMARY_TOKENS, room, self._assistant.context_tokens // 8)
+        pieces = list(self._assistant.pieces(asked, max_new_tokens=most, cancelled=cancelled))
         return pieces[-1].answer.text if pieces[-1].answer else ""
 
     def _system(self, tools: Sequence[Tool]) -> list[Message]:

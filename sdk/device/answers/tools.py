@@ -2,16 +2,19 @@
 
 Rules: arguments are validated by the function's types before it runs. Whatever goes wrong becomes the result, so that
 the model can read it. A function that takes too long is no longer waited for; its thread cannot be ended and runs on.
+An async function runs in an event loop of its own, which ends when it takes too long.
 """
 
+import asyncio
 import inspect
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
 
 from sdk.device.answers.records import Call
 from sdk.errors import SessionError
@@ -45,26 +48,23 @@ class Tool:
 
     @classmethod
     def of(cls, function: "Callable[..., Any] | Tool") -> "Tool":
-        """The tool of a function whose parameters have types; its docstring's first line describes it.
+        """The tool of a function, plain or async, whose parameters have types; its docstring's first line describes it.
 
         Raises:
-            SessionError: A parameter has no type, or cannot be given by name.
+            SessionError: A parameter has no type, one that JSON cannot give, or no plain name; or it is no function.
         """
         if isinstance(function, Tool):
             return function
         name = getattr(function, "__name__", "")
-        hints, fields = get_type_hints(function, include_extras=True), {}
-        for parameter in inspect.signature(function).parameters.values():
-            if parameter.name not in hints or parameter.kind not in (
-                inspect.Parameter.POSITIONAL_OR_KEYWORD,
-                inspect.Parameter.KEYWORD_ONLY,
-            ):
-                raise SessionError(f"tool {name!r}: parameter {parameter.name!r} needs a type and a plain name")
-            empty = parameter.default is inspect.Parameter.empty
-            fields[parameter.name] = (hints[parameter.name], ... if empty else parameter.default)
-        model: type[BaseModel] = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)  # type: ignore[call-overload]
+        if not name.isidentifier():
+            raise SessionError(f"tool {function!r:.60} has no name to call it by; write it as a function with `def`")
+        try:
+            hints = get_type_hints(function, include_extras=True)
+            parameters = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError, NameError) as cause:
+            raise SessionError(f"tool {name!r}: its types cannot be read ({cause!s:.80})") from cause
         words = (inspect.getdoc(function) or "").partition("\n")[0]
-        return cls(name=name, description=words, arguments=model, function=function)
+        return cls(name=name, description=words, arguments=_model(name, hints, parameters), function=function)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -81,7 +81,30 @@ class Tool:
         if approve is not None and not approve(call):
             return "error: the person did not allow this call"
         given = {name: getattr(valid, name) for name in type(valid).model_fields}
-        return _cut(_in_time(lambda: self.function(**given), limits.seconds), limits.characters)
+        return _cut(_in_time(lambda: self._called(given, limits.seconds), limits.seconds), limits.characters)
+
+    def _called(self, given: Mapping[str, Any], seconds: float) -> Any:
+        made = self.function(**given)
+        return asyncio.run(asyncio.wait_for(made, seconds)) if inspect.iscoroutine(made) else made
+
+
+def _model(name: str, hints: Mapping[str, Any], parameters: Iterable[inspect.Parameter]) -> type[BaseModel]:
+    fields: dict[str, Any] = {}
+    for parameter in parameters:
+        named = parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        if parameter.name not in hints or not named or parameter.name.startswith("_"):
+            raise SessionError(f"tool {name!r}: parameter {parameter.name!r} needs a type and a plain name")
+        empty = parameter.default is inspect.Parameter.empty
+        fields[parameter.name] = (hints[parameter.name], ... if empty else parameter.default)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # A parameter may be called as a method of BaseModel is.
+            model: type[BaseModel] = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+            model.model_json_schema()
+    except (PydanticUserError, NameError) as cause:
+        why = str(cause).partition("\n")[0]
+        raise SessionError(f"tool {name!r}: a parameter has a type that JSON cannot give ({why:.80})") from cause
+    return model
 
 
 def described(tools: Sequence[Tool]) -> str:
@@ -104,7 +127,7 @@ def _in_time(work: Callable[[], Any], seconds: float) -> str:
         try:
             value = work()
             said.append(value if isinstance(value, str) else _as_json(value))
-        except Exception as wrong:  # A tool is the app's; whatever it raises is told to the model.
+        except BaseException as wrong:  # A tool is the app's; whatever it raises is told to the model, also SystemExit.
             said.append(f"error: {type(wrong).__name__}: {wrong}")
 
     worker = threading.Thread(target=run, daemon=True)

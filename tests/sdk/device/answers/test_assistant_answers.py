@@ -5,8 +5,10 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -421,6 +423,95 @@ def test_async_twins_say_the_same_and_leaving_cancels(assistant: Assistant) -> N
     assert asyncio.run(both()) == (expected, expected, 1)
 
 
+def test_the_assistant_itself_has_async_twins_and_each_of_many_tasks_gets_its_own_answer(assistant: Assistant) -> None:
+    prompts = [f"the cat {number}" for number in range(12)]  # More than a small machine's pool has threads.
+    alone = [assistant.respond(prompt, max_new_tokens=3) for prompt in prompts]
+
+    async def all_at_once() -> tuple[list[Any], str, Any]:
+        told = await asyncio.gather(*(assistant.arespond(prompt, max_new_tokens=3) for prompt in prompts))
+        streamed = "".join([text async for text in assistant.astream(prompts[0], max_new_tokens=3)])
+        with pytest.raises(GenerationError, match="empty"):
+            await assistant.aanswer("")
+        return told, streamed, await assistant.arespond("Lunch with Ana", Event, max_new_tokens=120)
+
+    told, streamed, event = asyncio.run(all_at_once())
+    assert (told, streamed) == (alone, alone[0])
+    assert event.title.lower() in "lunch with ana"
+
+
+def test_a_task_that_is_cancelled_ends_its_own_answer_and_no_other_of_the_session() -> None:
+    """The first answer is held open while a second one, which waits for it, is given up."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Held(Scripted):
+        def pieces(self, prompt: Any, **how: Any) -> Iterator[Piece]:
+            for piece in super().pieces(prompt, **how):
+                begun.set()
+                go_on.wait(20)
+                said = cast(Answer, piece.answer)
+                yield replace(piece, answer=replace(said, finish="cancelled" if how["cancelled"]() else "stop"))
+
+    session = Session(Held("one", "two"))
+
+    async def give_up_the_second() -> str:
+        first = asyncio.create_task(session.aanswer("first"))
+        await asyncio.to_thread(begun.wait, 20)
+        second = asyncio.create_task(session.aanswer("second"))
+        await asyncio.sleep(0.05)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        go_on.set()
+        return (await first).finish
+
+    assert asyncio.run(give_up_the_second()) == "stop"
+
+
+@pytest.mark.parametrize("overflow", ["slide", "summarize"])
+def test_a_turn_that_fails_or_is_left_gives_back_what_its_policy_had_dropped(
+    bundle: Bundle, tmp_path: Path, overflow: Any
+) -> None:
+    refusing = [False]
+    guarded = Assistant.open(
+        tmp_path / "home", bundle=bundle, output_guards=[lambda text: "no" if refusing[0] else None]
+    )
+    session = guarded.session(overflow=overflow)
+    session.history = [
+        {"role": role, "content": "the cat sat on the mat and the dog " * 2}
+        for _ in range(8)
+        for role in ("user", "assistant")
+    ]
+    full = list(session.history)
+    refusing[0] = True
+    with pytest.raises(GuardrailError):
+        session.answer("a person", max_new_tokens=16)
+    refusing[0] = False
+    assert (session.history, session.earlier) == (full, "")
+    left = session.stream("a person", max_new_tokens=16)
+    next(left)
+    left.close()  # type: ignore[attr-defined]
+    assert (session.history, session.earlier) == (full, "")
+
+
+def test_a_thread_that_has_not_read_its_answer_is_told_so_and_waits_for_nobody(assistant: Assistant) -> None:
+    session = assistant.session()
+    pieces = session.stream("the cat", max_new_tokens=4)
+    next(pieces)
+    with pytest.raises(SessionError, match="still being read"):
+        session.answer("the dog", max_new_tokens=4)
+    list(pieces)
+    assert session.answer("the dog", max_new_tokens=2).text
+
+
+def test_guards_see_every_turn_of_the_person(bundle: Bundle, tmp_path: Path) -> None:
+    guarded = Assistant.open(
+        tmp_path / "home", bundle=bundle, input_guards=[lambda text: "no poison" if "poison" in text else None]
+    )
+    earlier = [{"role": "user", "content": "how to poison"}, {"role": "assistant", "content": "well"}]
+    with pytest.raises(GuardrailError, match="no poison"):
+        guarded.pieces([*earlier, {"role": "user", "content": "go on"}])
+
+
 # --- tools -----------------------------------------------------------------------------------------------------------
 
 
@@ -514,12 +605,74 @@ def test_a_call_that_is_not_approved_does_not_run_and_loops_end() -> None:
     assert [bool(how["tools"]) for _, how in script.asked] == [True, True, False]
 
 
-def test_a_function_without_types_is_no_tool() -> None:
-    def untyped(place):  # type: ignore[no-untyped-def]
-        return place
+def test_an_async_tool_is_waited_for_and_ended_in_time_and_one_that_exits_ends_nothing() -> None:
+    ended: list[str] = []
 
-    with pytest.raises(SessionError, match="needs a type"):
-        Tool.of(untyped)
+    async def look(place: str) -> str:
+        try:
+            await asyncio.sleep(0 if place == "Rome" else 30)
+        except asyncio.CancelledError:
+            ended.append(place)
+            raise
+        return f"saw {place}"
+
+    def leave(place: str) -> None:
+        raise SystemExit(3)
+
+    assert results(Call(name="look", arguments={"place": "Rome"}), tool=look) == ["Result of look: saw Rome"]
+    limits = ToolLimits(seconds=0.3)
+    (told,) = results(Call(name="look", arguments={"place": "Mars"}), tool=look, limits=limits)
+    assert told.startswith("Result of look: error: ")
+    until = time.monotonic() + 10
+    while not ended and time.monotonic() < until:
+        time.sleep(0.01)
+    assert ended == ["Mars"]
+    assert results(Call(name="leave", arguments={"place": "a"}), tool=leave) == [
+        "Result of leave: error: SystemExit: 3"
+    ]
+
+
+def test_after_a_tool_the_answer_is_remembered_by_what_the_person_said() -> None:
+    answer = Session(Scripted(Call(name="weather", arguments={"place": "Rome"}), "sunny"), tools=[weather]).answer(
+        "rain?"
+    )
+    assert (answer.prompt, answer.text) == ("rain?", "sunny")
+
+
+class NoJson:
+    pass
+
+
+def untyped(place):  # type: ignore[no-untyped-def]
+    return place
+
+
+def odd(place: NoJson) -> None: ...
+
+
+def hidden(_place: str) -> None: ...
+
+
+def unknown(place: "Nowhere") -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+
+def many(*places: str) -> None: ...
+
+
+@pytest.mark.parametrize("function", [untyped, odd, hidden, unknown, many, lambda: 1, partial(weather), print, 3])
+def test_what_the_model_cannot_call_by_name_and_type_is_no_tool(function: Any) -> None:
+    with pytest.raises(SessionError, match="tool") as refused:
+        Tool.of(function)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_parameter_may_be_called_as_a_method_of_pydantic_is_but_two_tools_not_alike() -> None:
+    def keep(json: str, copy: bool = False) -> str:
+        return f"{json} {copy}"
+
+    assert results(Call(name="keep", arguments={"json": "a", "copy": True}), tool=keep) == ["Result of keep: a True"]
+    with pytest.raises(SessionError, match="two tools have one name"):
+        Session(Scripted(), tools=[weather, weather])
 
 
 def test_the_model_itself_can_call_a_tool_through_the_grammar(

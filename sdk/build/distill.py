@@ -23,7 +23,7 @@ from sdk.build.inner import InnerTeacher
 from sdk.build.losses.head import HEAD_TERMS, HeadLoss, LossWeights, head_loss, self_distillation
 from sdk.build.losses.outcomes import TopK
 from sdk.build.many import ALONE, Group
-from sdk.build.outputs import Lesson
+from sdk.build.outputs import Lesson, multiplied_in
 from sdk.build.sequences import batches
 from sdk.build.worked import Worked
 from sdk.errors import DistillError
@@ -57,6 +57,8 @@ class Recipe:
     """Share of the steps, at the end, that see weights on the grid."""
     exits: tuple[int, ...] = ()
     """Trained layers whose outputs learn from the last one, where self-distillation has a weight."""
+    precision: str = "float32"
+    """What the trained layers multiply in, forward and backward: "float32" or "bfloat16"."""
     seed: int = 0
     """Decides the order of the lessons."""
 
@@ -259,7 +261,8 @@ class _Run:
         hidden, exits, states = batch.hidden, {}, {}
         for layer in range(recipe.frozen, len(model.model.layers)):
             states[layer] = hidden
-            hidden = decoder_layers(model, hidden, layer, layer + 1)
+            with multiplied_in(recipe.precision):
+                hidden = decoder_layers(model, hidden, layer, layer + 1)
             if self.done % WATCHED_EVERY == 0:
                 self.largest = max(self.largest, float(hidden.detach()[batch.weights > 0].abs().max()))
             if layer in recipe.exits:

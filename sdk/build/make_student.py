@@ -10,6 +10,7 @@ from sdk.build.many import ALONE, Group
 from sdk.build.package import BASE_LICENCE, smollm2_gguf
 from sdk.build.plan import BuildPlan
 from sdk.build.sequences import answered_by
+from sdk.build.start import Start
 from sdk.build.still import distil
 from sdk.build.student_folder import totals, write_student
 from sdk.build.teachers.licences import require_shippable
@@ -44,7 +45,7 @@ def make_student(
         What training.json says, with `layers`, `vocabulary`, `parameters`, `bytes` and the last `loss`.
 
     Raises:
-        PlanError: The plan or one of its files cannot be read.
+        PlanError: The plan or one of its files cannot be read, or its start is of another shape or teacher.
         TeacherError: The teacher cannot be read.
         LicenceError: The licence of a teacher was not accepted; nothing was begun.
         DistillError: The teacher is no Llama, `out` exists, or training stopped.
@@ -53,7 +54,11 @@ def make_student(
         raise DistillError(f"{out} exists; name another folder or remove it")
     plan = BuildPlan.read(plan_file)
     teacher = _teacher(plan, plan_file.parent)
+    start = Start.read(plan_file.parent / plan.start, plan) if plan.start else None
     answers_by = answered_by(plan_file.parent / file for file in plan.tasks)
+    if start:
+        before = ((one["teacher"], one["licence"]) for one in start.training.get("answers_by", []))
+        answers_by = sorted({*answers_by, *before})
     for licence in (teacher.facts.licence, *(licence for _, licence in answers_by)):
         require_shippable(licence, accepted=accepted)
     if not isinstance(teacher.model, LlamaForCausalLM):
@@ -62,12 +67,13 @@ def make_student(
         )
     if plan.layers[-1] >= teacher.layers:
         raise PlanError(f"the teacher has {teacher.layers} layers, the plan keeps layer {plan.layers[-1]}")
-    made = distil(
-        plan, (teacher.model, teacher.tokenizer), folder=plan_file.parent, work=work, progress=progress, group=group
-    )
+    teach = teacher.model, teacher.tokenizer
+    made = distil(plan, teach, start, folder=plan_file.parent, work=work, progress=progress, group=group)
     facts: dict[str, Any] = {"teacher": teacher.facts.name, "licence": teacher.facts.licence}
     if answers_by:
         facts["answers_by"] = [{"teacher": name, "licence": licence} for name, licence in answers_by]
+    if start:
+        facts["start"] = start.told
     if group.first:
         write_student(made, plan, out, facts=facts)
     group.wait()

@@ -18,7 +18,7 @@ from sdk.build.many import ALONE, Group
 from sdk.build.sequences import TokenSequence, side_by_side
 from sdk.build.worked import Worked
 
-__all__ = ["Lesson", "lessons"]
+__all__ = ["Lesson", "lessons", "multiplied_in"]
 
 PER_SHARD = 32  # Sequences of a shard: some 12 MB, half a minute of work that a kill can cost.
 FORWARD_TOKENS = 2_048  # Tokens of a forward pass.
@@ -49,6 +49,7 @@ def lessons(
     name: str,
     progress: Callable[[str, int, int], None],
     group: Group = ALONE,
+    precision: str = "float32",
 ) -> list[Lesson]:
     """Compute, or read back, what is fixed about each sequence.
 
@@ -62,6 +63,7 @@ def lessons(
         name: Prefix of their names; another teacher or other frozen layers need another one.
         progress: Told (what, tokens done, tokens in all).
         group: The processes that work together: each computes some shards, all read all of them.
+        precision: What the frozen layers multiply in; the teacher always in float32.
     """
     total = sum(len(one.ids) for one in sequences)
     made: list[Lesson] = []
@@ -73,12 +75,12 @@ def lessons(
     if group.size > 1:
         for key in group.shard(list(parts)):
             if worked.read(key) is None:
-                worked.keep(key, _shard(parts[key], student, frozen, teacher, top_k))
+                worked.keep(key, _shard(parts[key], student, frozen, teacher, top_k, precision))
         group.wait()
     for key, part in parts.items():
         kept = worked.read(key)
         if kept is None:
-            kept = _shard(part, student, frozen, teacher, top_k)
+            kept = _shard(part, student, frozen, teacher, top_k, precision)
             worked.keep(key, kept)
         made += _apart(part, kept)
         done += sum(len(one.ids) for one in part)
@@ -86,9 +88,19 @@ def lessons(
     return made
 
 
+def multiplied_in(precision: str) -> torch.autocast:
+    """A context in which products of matrices are rounded to `precision`, "float32" or "bfloat16"."""
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
 @torch.no_grad()
 def _shard(
-    group: Sequence[TokenSequence], student: LlamaForCausalLM, frozen: int, teacher: LlamaForCausalLM | None, top_k: int
+    group: Sequence[TokenSequence],
+    student: LlamaForCausalLM,
+    frozen: int,
+    teacher: LlamaForCausalLM | None,
+    top_k: int,
+    precision: str,
 ) -> dict[str, Tensor]:
     hidden: list[Tensor] = [torch.empty(0)] * len(group)
     tops: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(group)
@@ -96,7 +108,8 @@ def _shard(
         rows = torch.zeros(len(indices), max(len(group[index].ids) for index in indices), dtype=torch.long)
         for row, index in enumerate(indices):
             rows[row, : len(group[index].ids)] = torch.tensor(group[index].ids)
-        states = decoder_layers(student, student.model.embed_tokens(rows), 0, frozen)
+        with multiplied_in(precision):
+            states = decoder_layers(student, student.model.embed_tokens(rows), 0, frozen)
         for row, index in enumerate(indices):
             hidden[index] = states[row, : len(group[index].ids)].half()
         if teacher is not None:

@@ -18,6 +18,8 @@ from sdk.errors import PlanError
 __all__ = ["BuildPlan"]
 
 FORMAT = "build-plan/1"
+PRECISIONS = ("float32", "bfloat16")
+LATER = ("rounds", "start", "precision")  # Left out of the file where they say nothing: the plan stays what it was.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +64,11 @@ class BuildPlan:
     seed: int = 0
     """Decides the order of everything."""
     rounds: tuple[Round, ...] = ()
-    """Trainings one after another; empty: one over everything, by the fields above. Left out of the file where empty,
-    so that a plan without rounds stays the plan it was."""
+    """Trainings one after another; empty: one over everything, by the fields above."""
+    start: str = ""
+    """Folder of a student, or bundle of one, whose training goes on, relative to the plan's folder; empty: none."""
+    precision: str = "float32"
+    """What the layers multiply in, one of PRECISIONS. Weights, losses, updates and the head are float32 either way."""
 
     def __post_init__(self) -> None:
         """Refuse what no build can do.
@@ -85,6 +90,8 @@ class BuildPlan:
                 raise PlanError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 < self.rate < 1 or not 0 < self.correction_rate < 1:
             raise PlanError("rates must lie between 0 and 1")
+        if self.precision not in PRECISIONS:
+            raise PlanError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         names = [one.name for one in self.rounds]
         if twice := [name for name in names if names.count(name) > 1]:
             raise PlanError(f"two rounds are called {twice[0]!r}; each keeps its state under its name")
@@ -117,8 +124,10 @@ class BuildPlan:
     def to_json(self) -> str:
         """The plan as a file, one final newline."""
         stated = asdict(self)
-        if not self.rounds:
-            del stated["rounds"]
+        defaults = {one.name: one.default for one in fields(self)}
+        for name in LATER:
+            if getattr(self, name) == defaults[name]:
+                del stated[name]
         return json.dumps({"format": FORMAT, **stated}, indent=2) + "\n"
 
     @property

@@ -7,6 +7,7 @@
     5. let the corrected teacher read those items, the frozen layers alone the others;
     6. train (sdk.build.distill), round after round (sdk.build.rounds), the last steps on the grid.
 
+Where the plan names a student as its start, 1 and 2 are its own: its tokens, its layers, its grids (sdk.build.start).
 Work lies in one folder, which belongs to one plan and its files. A build that was stopped goes on where it was.
 """
 
@@ -30,6 +31,7 @@ from sdk.build.outputs import Lesson, lessons
 from sdk.build.plan import BuildPlan
 from sdk.build.rounds import Round, picked
 from sdk.build.sequences import TaskItem, TokenSequence, read_items, read_texts, task_sequence, text_sequences
+from sdk.build.start import Start
 from sdk.build.student import shallower
 from sdk.build.vocabulary import Trimmed, count_tokens, trim_tokenizer, trimmed_model
 from sdk.build.worked import Worked
@@ -59,13 +61,21 @@ class Distilled:
 
 
 def distil(
-    plan: BuildPlan, teach: Teach, *, folder: Path, work: Path, progress: Progress, group: Group = ALONE
+    plan: BuildPlan,
+    teach: Teach,
+    start: Start | None,
+    *,
+    folder: Path,
+    work: Path,
+    progress: Progress,
+    group: Group = ALONE,
 ) -> Distilled:
     """Make the student that a plan describes.
 
     Args:
         plan: What to do.
         teach: The teacher and its tokenizer.
+        start: The student that the plan's `start` names, read; None where it names none.
         folder: Where the plan's relative files stand.
         work: Folder for half-done work: a few GB for a million tokens. Left as it is.
         progress: Told (what, done, total).
@@ -79,18 +89,18 @@ def distil(
     items = read_items(folder / file for file in plan.tasks)[: plan.task_items]
     if not group.first:
         group.wait()  # Until the first has claimed the folder.
-    _claim(work, plan, texts, items)
+    _claim(work, plan, texts, items, start)
     if group.first:
         group.wait()
     worked = Worked(work)
-    teacher, trimmed = _smaller_teacher(teach, texts, items, plan, progress)
-    student = shallower(teacher, plan.layers)
+    teacher, trimmed = _smaller_teacher(teach, texts, items, plan, progress, start)
+    student = start.model if start else shallower(teacher, plan.layers)
     stretches = text_sequences(trimmed.tokenizer, texts, length=plan.sequence, tokens=plan.text_tokens)
     made = [(item.task, task_sequence(trimmed.tokenizer, *item[:2], length=plan.sequence)) for item in items]
     tasks = [(task, one) for task, one in made if one is not None]
     sizes = [(task, len(one.ids)) for task, one in tasks]
     shares = [picked(one, len(stretches), sizes) for one in plan.trainings]  # Refused here, hours before it is due.
-    parts = _frozen(student, stretches, plan, worked, progress, group)
+    parts = start.parts if start else _frozen(student, stretches, plan, worked, progress, group)
     lesson = _Lessons(student, plan, worked, progress, group)
     learned = lesson.of("text", stretches, teacher)
     taught, alone = (
@@ -143,18 +153,20 @@ def _recipe(plan: BuildPlan, one: Round) -> Recipe:
         batch_tokens=one.batch_tokens,
         quantised_share=one.quantised_share,
         exits=_exits(plan) if plan.weights.self_distillation else (),
+        precision=plan.precision,
         seed=one.seed,
     )
 
 
-def _claim(work: Path, plan: BuildPlan, texts: Sequence[str], items: Sequence[TaskItem]) -> None:
+def _claim(work: Path, plan: BuildPlan, texts: Sequence[str], items: Sequence[TaskItem], start: Start | None) -> None:
     """Take the folder of work for this plan, or refuse it.
 
     Raises:
-        DistillError: It belongs to another plan or to other text.
+        DistillError: It belongs to another plan, to other text or to another start.
     """
     parts = 3 if plan.rounds else 2  # Without rounds nobody asks which task an item is of.
-    content = hashlib.sha256(json.dumps([texts, [item[:parts] for item in items]]).encode()).hexdigest()
+    read = [texts, [item[:parts] for item in items], *([start.digest] if start else [])]
+    content = hashlib.sha256(json.dumps(read).encode()).hexdigest()
     claim = json.dumps({"plan": json.loads(plan.to_json()), "content": content}, indent=2) + "\n"
     file = work / "plan.json"
     if file.exists() and file.read_text(encoding="utf-8") != claim:
@@ -164,9 +176,17 @@ def _claim(work: Path, plan: BuildPlan, texts: Sequence[str], items: Sequence[Ta
 
 
 def _smaller_teacher(
-    teach: Teach, texts: Sequence[str], items: Sequence[TaskItem], plan: BuildPlan, progress: Progress
+    teach: Teach,
+    texts: Sequence[str],
+    items: Sequence[TaskItem],
+    plan: BuildPlan,
+    progress: Progress,
+    start: Start | None,
 ) -> tuple[LlamaForCausalLM, Trimmed]:
     model, tokenizer = teach
+    if start:
+        start.require_taught_by(tokenizer)
+        return trimmed_model(model, start.trimmed), start.trimmed
     progress("count tokens", 0, 1)
     counts = count_tokens(tokenizer, texts or [f"{item.prompt}\n{item.answer}" for item in items])
     trimmed = trim_tokenizer(tokenizer, counts, size=plan.vocabulary)
@@ -230,6 +250,7 @@ class _Lessons:
             name=name,
             progress=self._progress,
             group=self._group,
+            precision=self._plan.precision,
         )
 
 

@@ -4,7 +4,8 @@ config.json, tokenizer.json, …   as Hugging Face writes them
 model.safetensors                packed (sdk.packed)
 plan.json                        what it was made by
 training.json                    what happened: steps, tokens, losses, largest activation, kept tokens of the teacher,
-                                 and where the plan has rounds the first four of each round
+                                 where the plan has rounds the first four of each round, and where it names a start
+                                 digest, steps and tokens of that
 """
 
 import json
@@ -18,12 +19,11 @@ from safetensors.torch import save_file
 from sdk.build.checkpoint import write_config
 from sdk.build.distill import Trained
 from sdk.build.plan import BuildPlan
+from sdk.build.start import PLAN, TRAINING
 from sdk.build.still import Distilled
 from sdk.errors import DistillError
 
 __all__ = ["PLAN", "TRAINING", "totals", "write_student"]
-
-PLAN, TRAINING = "plan.json", "training.json"
 
 LOSSES_KEPT = 200  # Points of the curve that are written.
 

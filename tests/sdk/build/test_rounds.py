@@ -132,7 +132,7 @@ def by_hand(file: Path) -> dict[str, torch.Tensor]:
     """The same two rounds put together from the parts."""
     plan, folder, worked = BuildPlan.read(file), file.parent, Worked(file.parent / "by-hand")
     texts, items = read_texts([folder / "text.jsonl"]), read_items([folder / "tasks.jsonl"])
-    teacher, trimmed = whole._smaller_teacher((tiny_model(layers=4), tiny_tokenizer()), texts, items, plan, quiet)
+    teacher, trimmed = whole._smaller_teacher((tiny_model(layers=4), tiny_tokenizer()), texts, items, plan, quiet, None)
     student = shallower(teacher, plan.layers)
     stretches = text_sequences(trimmed.tokenizer, texts, length=plan.sequence, tokens=plan.text_tokens)
     made = [task_sequence(trimmed.tokenizer, one.prompt, one.answer, length=plan.sequence) for one in items]

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import gguf
 import torch
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sdk.build.checkpoint import save_checkpoint
+from sdk.build.checkpoint import save_checkpoint, write_config
+from sdk.build.grid import Grid, packed8
 from sdk.build.teacher import CHAT_CONTROLS, CHAT_TEMPLATE
 from sdk.bundle import CHECKPOINT, Bundle, write_manifest
 
@@ -102,6 +104,27 @@ def tiny_bundle(folder: Path, *, seed: int = 0) -> Bundle:
         (target / name).write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
     return write_manifest(
         target, name="tiny", version=str(seed), base_id="tiny", licence="Apache-2.0", origin="random numbers"
+    )
+
+
+def tiny_packed_bundle(folder: Path, *, seed: int = 0, context_tokens: int = 256) -> Bundle:
+    """A bundle whose weights stand as the shipped student's: maps at 4 bits, the embedding at 8, vectors in float16."""
+    target = folder / f"tiny-packed-{seed}" / CHECKPOINT
+    model = tiny_model(seed=seed)
+    model.config.max_position_embeddings = context_tokens
+    parts: dict[str, torch.Tensor] = {}
+    for name, values in model.state_dict().items():
+        if name == "model.embed_tokens.weight":
+            parts |= {f"{name}.{part}": value for part, value in packed8(values)[0].items()}
+        elif values.dim() == 2 and name != "lm_head.weight":
+            parts |= {f"{name}.{part}": value for part, value in Grid.fitted(values).packed(values).items()}
+        elif values.dim() == 1:
+            parts[name] = values.half()
+    tiny_tokenizer().save_pretrained(target)
+    write_config(model.config, target)
+    save_file(parts, target / "model.safetensors", metadata={"format": "pt"})
+    return write_manifest(
+        target.parent, name="tiny-packed", version=str(seed), base_id="tiny", licence="Apache-2.0", origin="random"
     )
 
 

@@ -1,12 +1,14 @@
 """One easy and one hard question: the device answers first, a larger model by relay and gateway where it is not sure.
 
 Everything runs on this machine: the gateway and the relay (nginx where it is installed, else a small one) as processes
-of their own, and in place of a large model a server that speaks OpenAI's format and knows one answer. The router's
-threshold is an illustration; a release carries a calibrated one (`limbeck build router`).
+of their own, and in place of a large model a server that speaks OpenAI's format and knows one answer. How sure is sure
+enough is what the base's own calibration says (`limbeck build router`).
 
-    python examples/5_hybrid.py
+    python examples/5_hybrid.py              what the shipped calibration makes of both
+    python examples/5_hybrid.py --unsure     as if the device were sure of nothing
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -24,21 +26,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from personalize import Home
-from sdk.bundle import default_bundle
+from sdk import Assistant
 from sdk.confidence import FEATURES, Calibration, Head
 from sdk.device.cloud import Cloud
-from sdk.device.engines.torch_engine import TorchEngine
 from sdk.device.handoff.consent import Consent, Preview
-from sdk.device.hybrid import EngineAnswers, Hybrid
+from sdk.device.hybrid import HandOff
 from sdk.device.oblivious import key_file
 from sdk.device.oblivious.key_source import KeySource
 from sdk.device.oblivious.relay import nginx_configuration
 from sdk.device.router import Router
-from sdk.device.runtime import Runtime
+from sdk.tasks import prompt
 
-EASY = "What is the capital of France?"
+EASY = prompt("politer", "Send me the file now.")  # A device task, asked in the words that the student was trained on.
 HARD = "Ana Keller (ana@keller.example, +1 415 555 2671) asks which heron nests at Lake Constance. Answer her."
-SURE_NATS = -0.55  # Mean log-probability of an answer that is kept: an illustration, not a calibration.
 
 
 @contextmanager
@@ -48,8 +48,11 @@ def large_model() -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            greeting = asked["messages"][-1]["content"].split("(")[0].strip()
-            message = {"role": "assistant", "content": f"Dear {greeting}, the grey heron nests there."}
+            question = asked["messages"][-1]["content"]
+            words = "Could you please send me the file?"
+            if "heron" in question:
+                words = f"Dear {question.split('(')[0].strip()}, the grey heron nests there."
+            message = {"role": "assistant", "content": words}
             content = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
@@ -106,13 +109,10 @@ def relay(folder: Path, gateway: str) -> Iterator[str]:
             process.send_signal(signal.SIGTERM)
 
 
-def illustrated_router() -> Router:
-    """Sure where the mean log-probability of an answer's tokens is above SURE_NATS."""
-    head = Head(
-        features=FEATURES[:4], lows=(-30.0,) * 4, highs=(30.0,) * 4,
-        weights=(0.0, 0.0, 0.0, 4.0), intercept=-4.0 * SURE_NATS,
-    )  # fmt: skip
-    return Router(Calibration(base_digest="sha256:illustration", risk=0.05, threshold=0.5, head=head, report={}))
+def never_sure(base_digest: str) -> Router:
+    """A router that keeps no answer."""
+    head = Head(features=FEATURES[:1], lows=(0.0,), highs=(9.0,), weights=(0.0,), intercept=0.0)
+    return Router(Calibration(base_digest=base_digest, risk=0.05, threshold=1.0, head=head, report={}))
 
 
 def permitted(preview: Preview) -> bool:
@@ -123,6 +123,9 @@ def permitted(preview: Preview) -> bool:
 
 def main() -> None:
     """Lay the way, ask both questions, say what left."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--unsure", action="store_true", help="as if the device were sure of nothing")
+    unsure = parser.parse_args().unsure
     with ExitStack() as up:
         folder = Path(up.enter_context(tempfile.TemporaryDirectory()))
         keys = key_file.rotate(folder / "gateway.keys", overlap=timedelta(days=1), now=datetime.now(UTC))
@@ -132,17 +135,19 @@ def main() -> None:
         source = KeySource(f"{address}keys", pins=[keys[0].key.configuration.pin])
         cloud = Cloud(model, model="large", relay=address, keys=source, deadline=20)
 
-        bundle = default_bundle()
-        runtime = Runtime.open(bundle)
-        local = EngineAnswers(TorchEngine(runtime), runtime.chat)
-        consent = Consent.open(Home.open(folder / "home"))
-        hybrid = Hybrid(local, illustrated_router(), consent, cloud, names=["Ana Keller"])
+        home = Home.open(folder / "home")
+        assistant = Assistant.open(home.path)
+        assistant.remember(prompt="Who asks about birds?", answer="Ana does.", contact="Ana Keller")
+        router = never_sure(assistant.bundle.base_digest) if unsure else Router.of(assistant.bundle, home.path)
+        hand_off = HandOff(router, Consent.open(home), cloud, names=assistant.contacts())
         for question in (EASY, HARD):
             print(f"> {question}")
-            answer = hybrid.answer(question, ask=permitted, max_new_tokens=24)
-            print(f"  {answer.route}: {answer.text}\n  why: {answer.reason}")
-            if answer.cloud and answer.cloud.traffic:
-                traffic = answer.cloud.traffic
+            session = assistant.session()
+            answer = session.answer(question, max_new_tokens=24)
+            made = hand_off.in_session(session, answer=answer, ask=permitted, max_new_tokens=24)
+            print(f"  {made.route}: {made.text}\n  why: {made.reason}")
+            if made.cloud and made.cloud.traffic:
+                traffic = made.cloud.traffic
                 print(f"  sealed: {traffic.sent_bytes} bytes there, {traffic.received_bytes} back")
 
 

@@ -162,6 +162,11 @@ class Store:
         with in_plain_words(self.path, "read"):
             return int(self._database.table("experience").count_where(_TRAINED[trained]))
 
+    def contacts(self) -> list[str]:
+        """Return who else is in what is remembered, each once, as they were first written; sorted."""
+        first = "SELECT MIN(number) FROM experience WHERE contact_tag IS NOT NULL GROUP BY contact_tag"
+        return sorted(str(record.experience.contact) for record in self._records(f"number IN ({first})"))
+
     def blocks(self, trained: bool | None = None) -> list[str]:
         """Return the labels of blocks, earliest first: all, or those with a trained record, or those without one.
 

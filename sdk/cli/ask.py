@@ -9,6 +9,7 @@ import click
 
 from sdk.cli.cloud import cloud_options, hand_off, person, record, told
 from sdk.cli.options import adapter_option, answer, home_option, json_option, shown_progress
+from sdk.errors import GenerationError
 
 if TYPE_CHECKING:
     from sdk.device.assistant import Assistant
@@ -67,6 +68,8 @@ def ask(
     schema = None if schema_file is None else _schema(schema_file)
     if prompt == "-":
         prompt = sys.stdin.buffer.read(MOST_BYTES).decode(errors="replace")
+    if not prompt.strip():
+        raise GenerationError("the prompt is empty; ask something")  # Before seconds go by that load a model.
     assistant = opened(home, bare=bare, line=line)
     file = None if named is None else session_file(home, named)
     behind = hand_off(assistant, home, **cloud)

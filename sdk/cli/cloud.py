@@ -32,7 +32,7 @@ def cloud_options(command: Command) -> Command:
         ),
         click.option("--relay", help="Ask through this Oblivious HTTP relay; needs --pin."),
         click.option("--pin", "pins", multiple=True, help="Of the gateway's keys behind the relay. Repeatable."),
-        click.option("--names", type=FILE, help="File of names, one a line, that are replaced in what leaves. [none]"),
+        click.option("--names", type=FILE, help="File of names, one a line, replaced in what leaves."),
         click.option("--region", default="US", show_default=True, help="Country of telephone numbers without a code."),
         click.option("--router", type=FILE, help="Calibration other than the base's own."),
     )  # fmt: skip
@@ -73,7 +73,8 @@ def hand_off(assistant: "Assistant", home: Path | None, **options: Any) -> "Hand
         keys=KeySource(f"{relay.rstrip('/')}/keys", pins=options["pins"]) if relay else None,
         deadline=options["cloud_seconds"],
     )
-    return HandOff(router, Consent.open(opened), cloud, names=_names(options["names"]), region=options["region"])
+    names = [*assistant.contacts(), *_names(options["names"])]
+    return HandOff(router, Consent.open(opened), cloud, names=names, region=options["region"])
 
 
 def person() -> "Callable[[Preview], bool] | None":

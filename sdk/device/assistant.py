@@ -371,6 +371,16 @@ class Assistant:
         """Keep one experience for the next night, encrypted on this device; returns its id."""
         return self._kept(prompt=prompt, answer=answer, contact=contact)
 
+    def contacts(self) -> list[str]:
+        """Who is in what this person taught: names that must not leave the device when a question is handed on."""
+        if not self._home.experience_db.exists():
+            return []
+        learner = Learner(self._home, None)
+        try:
+            return learner.store.contacts()
+        finally:
+            learner.close()
+
     def _kept(self, **what: Any) -> str:
         learner = Learner(self._home, None)
         try:

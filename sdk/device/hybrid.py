@@ -135,7 +135,7 @@ class HandOff:
         Raises:
             SessionError: Nothing was asked in the session.
         """
-        evidence = Evidence.of_steps(answer.steps)
+        evidence = Evidence.of_steps(answer.steps, valid=answer.fits)
         if answer.finish == "cancelled":
             return _kept(answer.text, self._router.decide(evidence), STOPPED, None)
         made = self.considered(

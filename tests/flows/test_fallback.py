@@ -16,7 +16,6 @@ import pytest
 from click.testing import CliRunner
 
 from personalize import Home
-from sdk.bundle import Bundle
 from sdk.cli.app import cli
 from sdk.confidence import FEATURES, Calibration, Head
 from sdk.device.cloud import Cloud, CloudAnswer
@@ -312,14 +311,13 @@ def test_the_page_for_operators_shows_the_configuration_that_is_tested() -> None
     assert f"```\n{nginx_configuration('https://gateway.example')}```" in page
 
 
-@pytest.mark.real
-def test_the_example_asks_the_device_first_and_the_cloud_for_what_is_hard(base_bundle: Bundle) -> None:
+def test_the_example_hands_off_what_the_device_is_not_sure_of_and_no_name() -> None:
     script = Path(__file__).parents[2] / "examples" / "5_hybrid.py"
-    environment = {**os.environ, "LIMBECK_BASE": os.fspath(base_bundle.folder)}
-    command = [sys.executable, os.fspath(script)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    command = [sys.executable, os.fspath(script), "--unsure"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
-    assert "local: The capital of France is Paris." in done.stdout
-    assert "cloud: Dear Ana Keller, the grey heron nests there." in done.stdout
-    left = next(line for line in done.stdout.splitlines() if line.startswith("[{"))
-    assert not [private for private in ("Ana", "keller.example", "2671") if private in left]
+    assert "  cloud: Could you please send me the file?" in done.stdout
+    assert "  cloud: Dear Ana Keller, the grey heron nests there." in done.stdout
+    easy, hard = (line for line in done.stdout.splitlines() if line.startswith("[{"))
+    assert "Send me the file now." in easy
+    assert not [private for private in ("Ana", "Keller", "keller.example", "2671") if private in hard]

@@ -118,6 +118,14 @@ def test_blocks_are_told_apart_by_whether_any_of_their_records_was_trained(store
     assert (store.blocks(), store.blocks(True), store.blocks(False)) == (["b", "a"], ["b"], ["a"])
 
 
+def test_contacts_are_told_once_each_however_they_are_written(store: Store) -> None:
+    for contact in ("Zoe Lang", None, "ana@kos.example", "zoe  lang"):
+        store.add(said(contact=contact), block="night")
+    assert store.contacts() == ["Zoe Lang", "ana@kos.example"]
+    store.forget(contact="ZOE LANG")
+    assert store.contacts() == ["ana@kos.example"]
+
+
 def test_a_record_is_not_trained_by_two_runs(store: Store) -> None:
     first, second = store.add_all([(said(), "b"), (said(), "b")])
     store.mark_trained([first], "run 1")

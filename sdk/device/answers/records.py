@@ -66,6 +66,8 @@ class Answer:
     value: Any = None
     """The validated object of a guided answer: of the pydantic type, else plain JSON; None without a schema, and where
     the answer ended before it was whole."""
+    fits: bool | None = None
+    """Whether the text fits its schema, as far as the type's own validators say; None without a schema."""
     finish: Finish
     steps: Sequence[Step]
     calls: Sequence[Call] = ()

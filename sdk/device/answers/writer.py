@@ -7,6 +7,7 @@ import codecs
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -192,11 +193,10 @@ class _Writing:
 
     def _answer(self, text: str, steps: list[Step], stopped: bool, cached: int, first: float | None) -> Answer:
         finish, value, calls = self._finish(steps, stopped), None, tuple[Call, ...]()
-        if finish == "stop" and self.asked.schema is not None and not self._may_call:
-            try:
-                value = value_of(self.asked.schema, text)
-            except AnswerError:
-                value = None
+        fits = None if self.asked.schema is None or self._may_call else False
+        if finish == "stop" and self.asked.schema is not None and fits is not None:
+            with suppress(AnswerError):
+                value, fits = value_of(self.asked.schema, text), True
         if finish == "stop" and not stopped and self._may_call and text.startswith("{"):
             called = json.loads(text)
             finish, calls = "tool", (Call(name=called["name"], arguments=called["arguments"]),)
@@ -206,6 +206,7 @@ class _Writing:
             prompt=self.asked.messages[-1]["content"],
             text=text,
             value=value,
+            fits=fits,
             finish=finish,
             steps=tuple(steps),
             calls=calls,

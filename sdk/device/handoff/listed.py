@@ -2,13 +2,15 @@
 
 A name is found as whole words, and so is each of its parts of PART_LETTERS letters or more. A part, or a name of one
 word, that is also an everyday word ("will", "rose") is found only with a capital. Scripts that write words without
-blanks have no word borders to ask for.
+blanks have no word borders to ask for. Of a contact that is an address, the name in it is meant: "Ana Kos" of
+`Ana Kos <ana.kos@kos.example>` and of `ana.kos@kos.example`; the address itself is found without a list.
 """
 
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from email.utils import parseaddr
 from itertools import pairwise
 
 from sdk.device.handoff.found import Span
@@ -29,6 +31,10 @@ power sharp small snow son star strong sweet wall ward waters way west wise wolf
 the and for not mum mom dad home office work person email url card phone birth address secret iban
 """
 EVERYDAY = frozenset(EVERYDAY_WORDS.split())
+ROLES = frozenset(
+    ("info", "mail", "contact", "kontakt", "hello", "support", "team", "admin", "service", "sales", "reply")
+)
+"""What stands before the @ of an address that is nobody's own."""
 WORD = re.compile("[^\\W_](?:[^\\W_]|[\u0300-\u036f])*")  # An accent may stand apart from its letter.
 JOINT = re.compile(r"[\s.'’_-]{1,4}")  # Between the words of one name.
 
@@ -53,7 +59,7 @@ class Listed:
         Raises:
             RedactionError: More than MAX_NAMES, or a name of more than MAX_NAME_CHARACTERS.
         """
-        whole = {name: words for name in names if (words := _words(name))}
+        whole = {name: words for name in map(_name_in, names) if (words := _words(name))}
         if len(whole) > MAX_NAMES or any(len(name) > MAX_NAME_CHARACTERS for name in whole):
             raise RedactionError(
                 f"at most {MAX_NAMES} names of at most {MAX_NAME_CHARACTERS} letters can be looked for, "
@@ -107,6 +113,15 @@ def _folded_letter(one: str) -> str:
 def _bare(word: str) -> str:
     """A folded word without accents that stand apart."""
     return word if word.isascii() else "".join(one for one in word if not unicodedata.combining(one))
+
+
+def _name_in(contact: str) -> str:
+    """What somebody is called by a contact: a name as it is, that of an address; empty for a number or an office."""
+    if "@" not in contact:
+        return contact if any(one.isalpha() for one in contact) else ""
+    shown, address = parseaddr(contact)
+    own = re.split(r"[\W\d_]+", address.partition("@")[0].partition("+")[0])
+    return shown or " ".join(word for word in own if word.lower() not in ROLES)
 
 
 def _words(name: str) -> Words:

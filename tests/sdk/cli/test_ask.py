@@ -61,6 +61,12 @@ def test_a_session_goes_on_where_it_was(tmp_path: Path) -> None:
     assert run("the cat", "--session", "../talk").exit_code == 2
 
 
+def test_an_empty_prompt_is_refused_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdk.build.package.open_base", lambda told, home=None: pytest.fail("loaded"))
+    for made in (run("  "), run(stdin="\n")):
+        assert isinstance(made.exception, GenerationError)
+
+
 @pytest.mark.parametrize("stdin", [b"", b"\xff\xfe" * 5_000_000])
 def test_nothing_and_ten_megabytes_of_bytes_are_refused(stdin: bytes) -> None:
     assert isinstance(run(stdin=stdin).exception, GenerationError)

@@ -14,6 +14,7 @@ from sdk.bundle import Bundle
 from sdk.cli import cloud as module
 from sdk.cli.app import cli
 from sdk.confidence import FEATURES, Calibration, Head
+from sdk.device.assistant import Assistant
 from sdk.device.handoff.consent import Consent, Preview
 from sdk.device.runtime import Runtime
 from sdk.errors import CloudError, RouterError
@@ -85,6 +86,17 @@ def test_with_consent_the_answer_is_the_clouds_and_says_so(
     assert told["sent_bytes"] == len(json.dumps(sent["messages"], separators=(",", ":")))
     assert told["local_answer"] != told["answer"]
     assert not list((tmp_path / "home").glob("experience*"))  # Nothing was learned from it.
+
+
+def test_who_is_in_what_was_taught_stays_here_without_a_list_of_names(
+    words: list[str], cloud: endpoint.Service, tmp_path: Path, bundle: Bundle
+) -> None:
+    consent(tmp_path).with_standing("always")
+    given = words[: words.index("--names")] + words[words.index("--names") + 2 :]
+    teacher = Assistant.open(tmp_path / "home", bundle=bundle)
+    teacher.remember(prompt="who", answer="a friend", contact="Bo Lund <bo@lund.example>")
+    run("ask", "what does Lund like", *given)
+    assert cloud.requests[0]["messages"][0]["content"] == "what does [PERSON_1] like"
 
 
 def test_a_sure_answer_stays_whatever_was_consented_to(

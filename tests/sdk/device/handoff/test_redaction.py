@@ -102,6 +102,20 @@ def test_a_name_is_found_however_it_is_written(written: str) -> None:
     assert redact(f"see {written} now", ["Ana Kos"]).text == "see [PERSON_1] now"
 
 
+@pytest.mark.parametrize(
+    "contact", ["Ana Kos <ana.kos@kos.example>", "ana.kos@kos.example", "Ana_Kos7+notes@mail.example", "ana kos"]
+)
+def test_of_a_contact_the_person_is_replaced_and_not_where_their_mail_is_kept(contact: str) -> None:
+    said = "Ana said that Kos has a mail at an example"
+    assert redact(said, [contact]).text == "[PERSON_1] said that [PERSON_1_2] has a mail at an example"
+
+
+@pytest.mark.parametrize("contact", ["info@kos.example", "+41 79 123 45 67", "team.support@mail.example"])
+def test_an_office_or_a_number_is_nobodys_name(contact: str) -> None:
+    said = "our team has 123 mails of support at kos"
+    assert redact(said, [contact]).text == said
+
+
 def test_a_name_inside_another_word_is_left() -> None:
     assert redact("banana Anatol kosmos", ["Ana Kos"]).text == "banana Anatol kosmos"
 

@@ -25,6 +25,7 @@ __all__ = [
     "Intent",
     "action_schema",
     "as_answer",
+    "fits",
     "prompt",
     "read_answer",
     "text_of",
@@ -378,3 +379,12 @@ def _instruction(task: str) -> str:
     if task not in INSTRUCTIONS:
         raise UnknownTaskError(task, known=TASKS)
     return INSTRUCTIONS[task]
+
+
+def fits(task: str, answer: str) -> bool:
+    """Whether a structured answer is one line that `read_answer` takes."""
+    try:
+        read_answer(task, answer.strip())
+    except AnswerError:
+        return False
+    return True

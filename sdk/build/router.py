@@ -1,9 +1,7 @@
 """A model and held-out device tasks in, the router's calibration out: answered, rated, a head fitted, a threshold set.
 
-An answer is right if it is the wanted action or intent, if its corrections have an edit F0.5 of RIGHT_FROM or more, or,
-for other texts, if it has a ROUGE-L of at least RIGHT_FROM with the wanted one: one reference is no judge of a good
-reply, so for texts "wrong" errs on the side of wrong. Answers are decoded greedily, and their log-probabilities read in
-one pass over prompt and answer. They are kept beside the output, batch after batch; the same call goes on from there.
+What counts as right is `sdk.scoring.is_right`. Answers are decoded greedily, and their log-probabilities read in one
+pass over prompt and answer. They are kept beside the output, batch after batch; the same call goes on from there.
 """
 
 import json
@@ -14,20 +12,19 @@ from typing import Any
 
 import torch
 
-from sdk.build.curriculum.scoring import BETA, score
 from sdk.build.evaluate.decoding import chat_tokens, greedy
 from sdk.build.evaluate.device_tasks import MAX_NEW_TOKENS, Task, read_tasks
 from sdk.build.evaluate.interval import wilson
 from sdk.build.evaluate.likelihood import finite_logits, hidden_states
 from sdk.build.evaluate.opened import Opened, open_model
 from sdk.confidence import Calibration, Evidence, Rated, calibrated
-from sdk.errors import AnswerError, EvaluationError
-from sdk.tasks import STRUCTURED, read_answer
+from sdk.errors import EvaluationError
+from sdk.scoring import is_right
+from sdk.tasks import STRUCTURED, fits
 
-__all__ = ["RIGHT_FROM", "is_right", "make_router", "words_of"]
+__all__ = ["make_router", "words_of"]
 
 FORMAT = "rated/1"
-RIGHT_FROM = 0.5
 BATCH = 32
 
 
@@ -97,7 +94,7 @@ def rated(opened: Opened, tasks: Sequence[Task]) -> list[dict[str, Any]]:
     lines = []
     for task, ids, steps in zip(tasks, answers, _steps(opened.model, prompts, answers), strict=True):
         text = str(opened.tokenizer.decode(ids, skip_special_tokens=True))
-        evidence = Evidence.of_steps(steps, valid=_fits(task.task, text) if task.task in STRUCTURED else None)
+        evidence = Evidence.of_steps(steps, valid=fits(task.task, text) if task.task in STRUCTURED else None)
         lines.append(
             {
                 "format": FORMAT,
@@ -106,22 +103,11 @@ def rated(opened: Opened, tasks: Sequence[Task]) -> list[dict[str, Any]]:
                 "prompt": task.prompt,
                 "wanted": task.wanted,
                 "answer": text,
-                "right": is_right(task, text),
+                "right": is_right(task.task, text, task.wanted, prompt=task.prompt),
                 "evidence": evidence.to_dict(),
             }
         )
     return lines
-
-
-def is_right(task: Task, answer: str) -> bool:
-    """Whether an answer counts as right; see the module."""
-    found = score(task.task, answer, task.wanted, prompt=task.prompt)
-    if task.task in STRUCTURED or found["exact"]:
-        return bool(found["exact"])
-    if "edits_made" in found:
-        bottom = BETA**2 * found["edits_wanted"] + found["edits_made"]
-        return bottom > 0 and (1 + BETA**2) * found["edits_right"] / bottom >= RIGHT_FROM
-    return found["rouge_l"] >= RIGHT_FROM
 
 
 def words_of(calibration: Calibration) -> str:
@@ -146,14 +132,6 @@ def words_of(calibration: Calibration) -> str:
             f"AUROC of the confidence {area}, calibration error {report['calibration_error']:.3f}",
         ]
     )
-
-
-def _fits(task: str, answer: str) -> bool:
-    try:
-        read_answer(task, answer.strip())
-    except AnswerError:
-        return False
-    return True
 
 
 @torch.no_grad()

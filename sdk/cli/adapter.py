@@ -1,5 +1,6 @@
 """The commands for adapters: which there are, which answers, sums of them, other devices, a new base."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from sdk.cli.options import (
     passphrase_option,
     shown_progress,
 )
+from sdk.cli.signals import stop_when_asked
 
 if TYPE_CHECKING:
     from personalize.learner import Base
@@ -92,6 +94,39 @@ def rollback(line: str | None, home: Path | None, as_json: bool) -> None:
         f"{shelf.name} is back at {before or 'the bare base'}",
         as_json=as_json,
     )
+
+
+@adapter.command()
+@click.option(
+    "--risk",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Highest chance that an answer is wrong and kept on the device.",
+)
+@click.option("--most", type=click.IntRange(60), help="Take so many of the public tasks. [all]")
+@adapter_option
+@home_option
+@json_option
+def calibrate(risk: float, most: int | None, line: str | None, home: Path | None, as_json: bool) -> None:
+    """Measure again, with the adapter that answers, when an answer is sure enough to stay on the device.
+
+    Takes minutes: a few hundred public tasks are answered. Costs no privacy budget. Ctrl-C keeps what held before.
+    """
+    from personalize import Home
+    from sdk.build.package import open_base
+    from sdk.device.assistant import Assistant
+    from sdk.device.handoff.recalibrate import recalibrate
+
+    with shown_progress() as tell, stop_when_asked() as stop:
+        bundle = open_base(lambda step, done: tell(step, round(100 * done), 100), home=home)
+        place = Home.open(home)
+        assistant = Assistant.open(place.path, bundle=bundle, line=line)
+        made = recalibrate(assistant, place, risk=risk, most=most, stop=stop, progress=tell)
+    if made is None:
+        click.echo("stopped; what held before holds", err=True)
+        raise click.exceptions.Exit(130)
+    answer(json.loads(made.to_json()), made.kept_share(), as_json=as_json)
 
 
 @adapter.command()

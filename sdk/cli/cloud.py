@@ -63,7 +63,7 @@ def hand_off(assistant: "Assistant", home: Path | None, **options: Any) -> "Hand
     router = (
         Router.read(options["router"], base_digest=base)
         if options["router"]
-        else Router.of(assistant.bundle, opened.path)
+        else Router.of(assistant.bundle, opened.path, adapter=assistant.adapter_name)
     )
     cloud = Cloud(
         options["cloud"],

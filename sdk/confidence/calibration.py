@@ -51,6 +51,17 @@ class Calibration:
     """Evidence to confidence."""
     report: dict[str, Any]
     """How it did on answers that neither the head nor the threshold has seen: plain values."""
+    adapter: str | None = None
+    """Name of the home's adapter that the base wore; None is the bare base."""
+
+    def kept_share(self) -> str:
+        """How many answers it keeps on the device, in words, with the risk that it holds."""
+        report = self.report
+        kept, wrong, right, checked = (report[name] for name in ("kept", "wrong_and_kept", "right", "checked"))
+        return (
+            f"{kept} of {checked} answers are kept on the device, {wrong} of them wrong; {right} of {checked} are "
+            f"right; at most {self.risk:.0%} of all answers may be wrong and kept"
+        )
 
     def to_json(self) -> bytes:
         """The file, UTF-8, one final newline."""
@@ -62,7 +73,7 @@ class Calibration:
             "threshold": self.threshold,
             "head": self.head.to_dict(),
             "report": self.report,
-        }
+        } | ({"adapter": self.adapter} if self.adapter else {})
         return (json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
     @classmethod
@@ -84,6 +95,7 @@ class Calibration:
                 threshold=float(fields["threshold"]),
                 head=Head.from_dict(fields["head"]),
                 report=dict(fields["report"]),
+                adapter=fields.get("adapter"),
             )
         except (ValueError, KeyError, TypeError, RecursionError) as cause:
             raise RouterError(f"the router's file is damaged ({type(cause).__name__}); calibrate it again") from cause
@@ -92,13 +104,16 @@ class Calibration:
         return made
 
 
-def calibrated(rated: Sequence[Rated], *, base_digest: str, risk: float = 0.05) -> Calibration:
+def calibrated(
+    rated: Sequence[Rated], *, base_digest: str, risk: float = 0.05, adapter: str | None = None
+) -> Calibration:
     """Fit a head and a threshold, and say how they do.
 
     Args:
         rated: Answers to public requests, at least LEAST, of one model.
         base_digest: Of that model.
         risk: Highest chance that an answer is wrong and kept.
+        adapter: Name of what the base wore.
 
     Raises:
         RouterError: Too few answers.
@@ -122,6 +137,7 @@ def calibrated(rated: Sequence[Rated], *, base_digest: str, risk: float = 0.05) 
         threshold=threshold,
         head=head,
         report={"answers": len(rated)} | _report(head, threshold, check),
+        adapter=adapter,
     )
 
 

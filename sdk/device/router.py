@@ -2,6 +2,7 @@
 
 Rules: the router decides, and sends nothing: what may leave is for Consent. Without a calibration of this base every
 answer stays here, and the reason says so. An answer is kept when its calibrated confidence is *above* the threshold.
+A calibration that was made before the adapter in use still decides, and the reason says that too.
 """
 
 import math
@@ -37,6 +38,8 @@ class Router:
     """Decides by a calibration, or keeps everything without one."""
 
     calibration: Calibration | None
+    note: str = ""
+    """What to know of the calibration, as a clause; empty where it is of the model that answers."""
 
     @classmethod
     def read(cls, file: Path | None, *, base_digest: str | None = None) -> "Router":
@@ -63,24 +66,28 @@ class Router:
         return cls(calibration)
 
     @classmethod
-    def of(cls, bundle: Bundle, home: Path | None = None) -> "Router":
-        """The calibration installed in a home for this base, else the bundle's own; without either all is kept.
+    def of(cls, bundle: Bundle, home: Path | None = None, *, adapter: str | None = None) -> "Router":
+        """What was measured in this home with this adapter, else what an update brought, else the bundle's own.
 
         Args:
             bundle: The base that answers.
-            home: Folder of a home whose updates may carry a newer calibration.
+            home: Folder of a home with its own calibration, or whose updates carry a newer one.
+            adapter: Name of the home's adapter that answers; None is the bare base.
 
         Raises:
             BundleError: The file is not the one that the manifest names.
             SlotError: The installed one is damaged.
             RouterError: It is of another base or format.
         """
+        if home is not None and (own := _own(home, bundle.base_digest, adapter)):
+            return cls(own)
+        note = f"calibrated without adapter {adapter}" if adapter else ""
         if home is not None and (newer := Extras(home).router(bundle.base_digest)):
-            return cls.read(newer, base_digest=bundle.base_digest)
+            return cls(cls.read(newer, base_digest=bundle.base_digest).calibration, note)
         if FILE not in bundle.manifest.files:
             return cls(None)
         bundle.require_intact(FILE)
-        return cls.read(bundle.folder / FILE, base_digest=bundle.base_digest)
+        return cls(cls.read(bundle.folder / FILE, base_digest=bundle.base_digest).calibration, note)
 
     def decide(self, evidence: Evidence) -> Decision:
         """Keep an answer or not. Never asks anybody, never sends anything."""
@@ -99,4 +106,15 @@ class Router:
             reason = (
                 f"confidence {confidence:.2f} is not above {threshold:.2f}, for its {head.weakest(row)} most of all"
             )
+        if self.note:
+            reason = f"{reason}; {self.note}"
         return Decision(local=confidence > threshold, confidence=confidence, threshold=threshold, reason=reason)
+
+
+def _own(home: Path, base_digest: str, adapter: str) -> Calibration | None:
+    """What was measured in this home, if it was with this base and adapter."""
+    file = home / FILE
+    if not file.exists():
+        return None
+    made = Router.read(file).calibration
+    return made if made and (made.base_digest, made.adapter) == (base_digest, adapter) else None

@@ -5,9 +5,9 @@ from sdk.build.curriculum.examples import FORMAT, Example
 from sdk.build.curriculum.files import read_examples, write_examples
 from sdk.build.curriculum.near import NEAR, Near
 from sdk.build.curriculum.run import build_curriculum, parsed_weights
-from sdk.build.curriculum.scoring import HEADLINE, averaged, rouge_l, score
 from sdk.build.curriculum.split import Side
 from sdk.build.curriculum.written import REASONS, Filtered, filtered, read_candidates
+from sdk.scoring import HEADLINE, averaged, rouge_l, score
 
 __all__ = [
     "DEFAULT_WEIGHTS",

@@ -1,7 +1,7 @@
 """Held-out device tasks in; how well the model does them out: exact answers, slots, valid JSON, texts, corrections.
 
 The file is the curriculum's: a JSON object a line with `task`, `prompt` (the whole user turn) and `answer`. Answers are
-decoded greedily and scored by sdk.build.curriculum.scoring. `quality` is the mean over tasks of the mean over a task's
+decoded greedily and scored by sdk.scoring. `quality` is the mean over tasks of the mean over a task's
 items of its headline figure (exact answers for structured tasks, ROUGE-L for texts, an item's edit F0.5 for
 proofreading), so that a task with many items does not drown the others.
 """
@@ -14,12 +14,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from sdk.build.curriculum.scoring import BETA, HEADLINE, score
 from sdk.build.evaluate.card import Leg
 from sdk.build.evaluate.decoding import greedy_texts
 from sdk.build.evaluate.interval import Estimate
 from sdk.build.evaluate.likelihood import Told
 from sdk.errors import AnswerError, EvaluationError
+from sdk.scoring import BETA, HEADLINE, score
 from sdk.tasks import STRUCTURED, TASKS, text_of
 
 __all__ = [

@@ -13,7 +13,7 @@ from sdk.build import router
 from sdk.build.evaluate.device_tasks import Task
 from sdk.build.evaluate.opened import Opened, open_model
 from sdk.build.package import package_student
-from sdk.build.router import is_right, make_router, rated, words_of
+from sdk.build.router import make_router, rated, words_of
 from sdk.bundle import checkpoint_digest
 from sdk.confidence import Calibration
 from sdk.device.router import Router
@@ -88,23 +88,6 @@ def test_evidence_is_that_of_the_models_own_scores(checkpoint: Path) -> None:
         assert step.log_probability == pytest.approx(float(row[ids[3 + place]]), abs=1e-4)
         assert step.margin == pytest.approx(float(best[0] - best[1]), abs=1e-4)
         assert step.entropy == pytest.approx(float(-(row.exp() * row).sum()), abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("task", "text", "wanted", "answer", "right"),
-    [
-        ("action", "call Ana", '{"action":"call","to":"Ana"}', '{"action":"call","to":"Ana"}', True),
-        ("action", "call Ana", '{"action":"call","to":"Ana"}', '{"action":"call","to":"Bo"}', False),
-        ("action", "call Ana", '{"action":"call","to":"Ana"}', "no json", False),
-        ("reply", "Lunch?", "see you at noon", "See you at noon then", True),
-        ("reply", "Lunch?", "see you at noon", "never again", False),
-        ("proofread", "he go home", "He goes home", "He goes home", True),
-        ("proofread", "he go home", "He goes home", "he go home", False),
-    ],
-)
-def test_what_counts_as_right(task: str, text: str, wanted: str, answer: str, right: bool) -> None:
-    one = Task(name="x", group=task, task=task, prompt=prompt(task, text), wanted=wanted)
-    assert is_right(one, answer) is right
 
 
 def student(folder: Path, checkpoint: Path) -> Path:

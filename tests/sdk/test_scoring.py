@@ -2,8 +2,8 @@
 
 import pytest
 
-from sdk.build.curriculum.scoring import COUNTS, HEADLINE, averaged, edits, rouge_l, score
 from sdk.errors import AnswerError, UnknownTaskError
+from sdk.scoring import COUNTS, HEADLINE, averaged, edits, is_right, rouge_l, score
 from sdk.tasks import TASKS, prompt
 
 ASKED = prompt("action", "meet Anna on Friday at 3pm")
@@ -91,3 +91,19 @@ def test_what_cannot_be_scored_is_refused() -> None:
         score("action", WANTED, WANTED, prompt="something else")
     with pytest.raises(ValueError, match="no scores of title"):
         averaged("title", [])
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "wanted", "answer", "right"),
+    [
+        ("action", "call Ana", '{"action":"call","to":"Ana"}', '{"action":"call","to":"Ana"}', True),
+        ("action", "call Ana", '{"action":"call","to":"Ana"}', '{"action":"call","to":"Bo"}', False),
+        ("action", "call Ana", '{"action":"call","to":"Ana"}', "no json", False),
+        ("reply", "Lunch?", "see you at noon", "See you at noon then", True),
+        ("reply", "Lunch?", "see you at noon", "never again", False),
+        ("proofread", "he go home", "He goes home", "He goes home", True),
+        ("proofread", "he go home", "He goes home", "he go home", False),
+    ],
+)
+def test_what_counts_as_right(task: str, text: str, wanted: str, answer: str, right: bool) -> None:
+    assert is_right(task, answer, wanted, prompt=prompt(task, text)) is right

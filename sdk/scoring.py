@@ -18,7 +18,7 @@ from typing import Any
 from sdk.errors import AnswerError, UnknownTaskError
 from sdk.tasks import STRUCTURED, TASKS, Action, Intent, read_answer, text_of
 
-__all__ = ["COUNTS", "HEADLINE", "averaged", "edits", "rouge_l", "score"]
+__all__ = ["BETA", "COUNTS", "HEADLINE", "RIGHT_FROM", "averaged", "edits", "is_right", "rouge_l", "score"]
 
 HEADLINE: Mapping[str, str] = MappingProxyType(
     {task: "exact" if task in STRUCTURED else "f0_5" if task == "proofread" else "rouge_l" for task in TASKS}
@@ -27,6 +27,7 @@ HEADLINE: Mapping[str, str] = MappingProxyType(
 COUNTS = ("slots_right", "slots_said", "slots_wanted", "edits_right", "edits_made", "edits_wanted")
 """Fields of a score that are counts, not shares."""
 BETA = 0.5  # A wrong correction annoys more than a missed one.
+RIGHT_FROM = 0.5  # Of edit F0.5 or ROUGE-L: one reference is no judge of a good reply, so "wrong" errs on that side.
 WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
 
@@ -57,6 +58,20 @@ def score(task: str, answer: str, wanted: str, *, prompt: str) -> dict[str, floa
     if task == "proofread":
         return exact | _corrections(text_of(task, prompt), answer, wanted)
     return exact | {"rouge_l": rouge_l(answer, wanted)}
+
+
+def is_right(task: str, answer: str, wanted: str, *, prompt: str) -> bool:
+    """Whether an answer counts as right: the wanted action or intent, else RIGHT_FROM or more of its figure.
+
+    Errors as `score`.
+    """
+    found = score(task, answer, wanted, prompt=prompt)
+    if task in STRUCTURED or found["exact"]:
+        return bool(found["exact"])
+    if "edits_made" in found:
+        bottom = BETA**2 * found["edits_wanted"] + found["edits_made"]
+        return bottom > 0 and (1 + BETA**2) * found["edits_right"] / bottom >= RIGHT_FROM
+    return found["rouge_l"] >= RIGHT_FROM
 
 
 def averaged(task: str, scores: Iterable[Mapping[str, float]]) -> dict[str, float]:

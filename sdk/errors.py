@@ -57,6 +57,7 @@ SdkError
 ├── SchemaError          no answer can be guided by this schema; nothing was asked of the model
 ├── GuardrailError       an app's own rule refused a prompt or an answer
 ├── SessionError         a saved session cannot be read, or a tool cannot be offered; the session is as it was
+├── EngineError          an engine cannot run here or not this model; another one can
 ├── UnknownTaskError     there is no device task of this name; nothing was done
 └── GenerationError      the runtime cannot answer this prompt; the runtime itself is fine
     └── PromptTooLongError  the prompt and the answer do not fit the model's context
@@ -88,6 +89,7 @@ __all__ = [
     "DistillError",
     "EncapsulationError",
     "EndpointError",
+    "EngineError",
     "EvaluationError",
     "ExpiredError",
     "GenerationError",
@@ -172,6 +174,10 @@ class NoRoomError(BuildError):
 
 class GenerationError(SdkError):
     """The runtime cannot answer this prompt; the runtime itself is fine."""
+
+
+class EngineError(SdkError):
+    """An engine cannot run on this machine, or not this model; another one can."""
 
 
 class ServeError(SdkError):

@@ -12,6 +12,7 @@ float16. In the safetensors file the parts of tensor T are called T.codes, T.sca
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,7 +22,19 @@ from torch import Tensor
 
 from sdk.errors import BundleError
 
-__all__ = ["BLOCK", "SCALE_BITS", "is_packed", "load_weights", "pack4", "rounded_scales", "unpack4", "unpacked"]
+__all__ = [
+    "BLOCK",
+    "SCALE_BITS",
+    "Packed",
+    "is_packed",
+    "load_parts",
+    "load_weights",
+    "pack4",
+    "parts_of",
+    "rounded_scales",
+    "unpack4",
+    "unpacked",
+]
 
 BLOCK = 32
 """Inputs that share a scale."""
@@ -60,20 +73,63 @@ def is_packed(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.endswith(CODES) for name in tensors)
 
 
-def unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint in float32, under its plain name.
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """A matrix in the small form, as it stands in the file; made by parts_of, which checks it."""
+
+    codes: Tensor
+    """4 bits: shape (out, in / 2), uint8; 8 bits: shape (out, in), int8."""
+    scales: Tensor
+    """Shape (out, in / BLOCK), float16."""
+    zeros: Tensor | None
+    """Shape (out, ceil(in / BLOCK / 2)), uint8; None at 8 bits."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        rows, blocks = self.scales.shape
+        return rows, blocks * BLOCK
+
+    def values(self) -> Tensor:
+        """The weights, shape (out, in), float32."""
+        rows, blocks = self.scales.shape
+        steps = self.codes.float() if self.zeros is None else unpack4(self.codes, blocks * BLOCK).float()
+        steps = steps.view(rows, blocks, BLOCK)
+        if self.zeros is not None:
+            steps = steps - unpack4(self.zeros, blocks).float()[:, :, None]
+        return (steps * self.scales.float()[:, :, None]).reshape(rows, blocks * BLOCK)
+
+
+def parts_of(tensors: Mapping[str, Tensor]) -> dict[str, Packed | Tensor]:
+    """Every tensor of a checkpoint under its plain name, packed ones as they stand.
 
     Raises:
         BundleError: Codes without their scales, of another type or of shapes that do not fit; nothing is returned.
     """
-    found = {}
+    found: dict[str, Packed | Tensor] = {}
     for name, value in tensors.items():
         if name.endswith(CODES):
             plain = name.removesuffix(CODES)
             found[plain] = _matrix(plain, value, tensors.get(plain + SCALES), tensors.get(plain + ZEROS))
         elif not name.endswith((SCALES, ZEROS)):
-            found[name] = value.float()
+            found[name] = value
     return found
+
+
+def unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint in float32, under its plain name; errors as parts_of."""
+    return {
+        name: part.values() if isinstance(part, Packed) else part.float() for name, part in parts_of(tensors).items()
+    }
+
+
+def load_parts(folder: Path) -> dict[str, Packed | Tensor]:
+    """The weights of the checkpoint in `folder` by their plain names, mapped from the file as they stand in it.
+
+    Raises:
+        BundleError: As load_weights.
+    """
+    return parts_of(_load(folder))
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:
@@ -82,14 +138,18 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         BundleError: No readable model.safetensors, or a packed form that does not fit together.
     """
-    try:
-        tensors = load_file(folder / "model.safetensors")
-    except (OSError, SafetensorError) as cause:
-        raise BundleError(f"{folder / 'model.safetensors'} cannot be read ({cause}); get the model again") from cause
+    tensors = _load(folder)
     return unpacked(tensors) if is_packed(tensors) else tensors
 
 
-def _matrix(name: str, codes: Tensor, scales: Tensor | None, zeros: Tensor | None) -> Tensor:
+def _load(folder: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as cause:
+        raise BundleError(f"{folder / 'model.safetensors'} cannot be read ({cause}); get the model again") from cause
+
+
+def _matrix(name: str, codes: Tensor, scales: Tensor | None, zeros: Tensor | None) -> Packed:
     if scales is None or scales.dtype != torch.float16 or scales.dim() != 2 or codes.dim() != 2:
         raise BundleError(f"{name} has codes without float16 scales; get the model again")
     if not bool(torch.isfinite(scales).all()):
@@ -102,8 +162,4 @@ def _matrix(name: str, codes: Tensor, scales: Tensor | None, zeros: Tensor | Non
         fits = fits and codes.shape == (rows, blocks * BLOCK // 2) and zeros.shape == (rows, math.ceil(blocks / 2))
     if not fits:
         raise BundleError(f"{name} has codes of another type or shape than its scales; get the model again")
-    steps = codes.float() if zeros is None else unpack4(codes, blocks * BLOCK).float()
-    steps = steps.view(rows, blocks, BLOCK)
-    if zeros is not None:
-        steps = steps - unpack4(zeros, blocks).float()[:, :, None]
-    return (steps * scales.float()[:, :, None]).reshape(rows, blocks * BLOCK)
+    return Packed(codes=codes, scales=scales, zeros=zeros)

@@ -38,6 +38,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "keyring": ("privacy.system_keyring",),
     "llguidance": ("sdk.device.answers.grammar",),
     "numpy": ("sdk", "personalize", "privacy"),
+    "onnx": ("sdk.device.engines.portable.graph",),
+    "onnxruntime": ("sdk.device.engines.portable.engine",),
     "opacus": (),  # Oracle in tests: per-example gradients and clipping.
     "peft": ("personalize.adapter",),
     "phonenumbers": ("sdk.device.handoff.found",),
@@ -72,7 +74,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "tuf": ("sdk.device.fetch", "sdk.device.repository", "sdk.release"),
     "urllib3": ("sdk.device.fetch", "sdk.release.verify"),
     "uvicorn": ("sdk.device.server.connection", "sdk.device.server.listen"),
-    "zstandard": ("sdk.patch", "sdk.release.delta"),
+    "zstandard": ("sdk.frames", "sdk.patch", "sdk.release.delta", "sdk.release.runs"),
 }
 """Each third-party library and the modules (or packages) that may import it."""
 
@@ -189,7 +191,8 @@ def test_a_library_beside_its_door_is_caught(copy: Path, line: str, library: str
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {line.partition(">")[0].partition("[")[0].strip().lower() for line in project["dependencies"]}
+    lines = project["dependencies"] + project["optional-dependencies"]["portable"]
+    declared = {line.partition(">")[0].partition("[")[0].strip().lower() for line in lines}
     distributions = importlib.metadata.packages_distributions()
     owners: dict[str, str] = defaultdict(str)
     for _, file in sources(REPOSITORY):

@@ -30,16 +30,16 @@ GREETING = ({"role": "user", "content": "the cat"}, {"role": "assistant", "conte
 """One short conversation."""
 
 
-def tiny_config(*, layers: int = 4) -> LlamaConfig:
-    """Shapes of the tiny Llama: grouped heads and a tied head, like the real base."""
+def tiny_config(*, layers: int = 4, head: int = 8) -> LlamaConfig:
+    """Shapes of the tiny Llama: grouped heads of `head` numbers and a tied head, like the real base."""
     return LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
+        num_attention_heads=32 // head,
+        num_key_value_heads=16 // head,
+        head_dim=head,
         max_position_embeddings=256,
         rms_norm_eps=1e-5,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
@@ -51,11 +51,13 @@ def tiny_config(*, layers: int = 4) -> LlamaConfig:
     )
 
 
-def tiny_model(*, layers: int = 4, seed: int = 0, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
+def tiny_model(
+    *, layers: int = 4, seed: int = 0, head: int = 8, dtype: torch.dtype = torch.float32
+) -> LlamaForCausalLM:
     """A random Llama in evaluation mode; the caller's random state is left alone."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(tiny_config(layers=layers))
+        model = LlamaForCausalLM(tiny_config(layers=layers, head=head))
         for parameter in model.parameters():
             if parameter.dim() == 2:  # Wider than the library's start, so that outputs differ clearly between inputs.
                 torch.nn.init.normal_(parameter, std=0.15)
@@ -88,10 +90,10 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_bundle(folder: Path, *, seed: int = 0) -> Bundle:
+def tiny_bundle(folder: Path, *, seed: int = 0, head: int = 8) -> Bundle:
     """A real bundle in `folder`/tiny-<seed>: checkpoint, probes and rehearsal of a few lines, manifest."""
     target = folder / f"tiny-{seed}"
-    save_checkpoint(tiny_model(seed=seed), tiny_tokenizer(), target / CHECKPOINT)
+    save_checkpoint(tiny_model(seed=seed, head=head), tiny_tokenizer(), target / CHECKPOINT)
     probes = [
         {"format": "probe/1", "id": f"english-{row}", "leg": "english", "kind": "loss", "prompt": "say", "answer": text}
         for row, text in enumerate(SENTENCES)
@@ -107,10 +109,10 @@ def tiny_bundle(folder: Path, *, seed: int = 0) -> Bundle:
     )
 
 
-def tiny_packed_bundle(folder: Path, *, seed: int = 0, context_tokens: int = 256) -> Bundle:
+def tiny_packed_bundle(folder: Path, *, seed: int = 0, head: int = 8, context_tokens: int = 256) -> Bundle:
     """A bundle whose weights stand as the shipped student's: maps at 4 bits, the embedding at 8, vectors in float16."""
     target = folder / f"tiny-packed-{seed}" / CHECKPOINT
-    model = tiny_model(seed=seed)
+    model = tiny_model(seed=seed, head=head)
     model.config.max_position_embeddings = context_tokens
     parts: dict[str, torch.Tensor] = {}
     for name, values in model.state_dict().items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.cloud import cloud_options, hand_off, person, record, told
-from sdk.cli.options import adapter_option, answer, home_option, json_option, shown_progress
+from sdk.cli.options import adapter_option, answer, engine_option, home_option, json_option, shown_progress
 from sdk.errors import GenerationError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ MOST_BYTES = 64 * 1024 * 1024  # Read from stdin at most; what is longer than th
 )
 @click.option("--bare", is_flag=True, help="Without the learned adapter.")
 @adapter_option
+@engine_option
 @cloud_options
 @home_option
 @json_option
@@ -53,6 +54,7 @@ def ask(
     temperature: float,
     bare: bool,
     line: str | None,
+    engine: str,
     home: Path | None,
     as_json: bool,
     **cloud: Any,
@@ -70,7 +72,7 @@ def ask(
         prompt = sys.stdin.buffer.read(MOST_BYTES).decode(errors="replace")
     if not prompt.strip():
         raise GenerationError("the prompt is empty; ask something")  # Before seconds go by that load a model.
-    assistant = opened(home, bare=bare, line=line)
+    assistant = opened(home, bare=bare, line=line, engine=engine)
     file = None if named is None else session_file(home, named)
     behind = hand_off(assistant, home, **cloud)
     session = assistant.session(restore=file if file is not None and file.exists() else None)
@@ -95,14 +97,17 @@ def ask(
         click.echo(f"[{told(final)}]", err=True)
 
 
-def opened(home: Path | None, *, bare: bool, line: str | None) -> "Assistant":
-    """The assistant of a home, with progress while its base is made ready."""
+def opened(home: Path | None, *, bare: bool, line: str | None, engine: str) -> "Assistant":
+    """The assistant of a home, with progress while its base is made ready; says so where another engine must answer."""
     from sdk.build.package import open_base
     from sdk.device.assistant import Assistant
 
     with shown_progress() as tell:
         bundle = open_base(lambda step, done: tell(step, round(100 * done), 100), home=home)
-        return Assistant.open(home, bundle=bundle, adapter=not bare, line=line)
+        assistant = Assistant.open(home, bundle=bundle, adapter=not bare, line=line, engine=engine)
+    if assistant.engine_choice.fallback:
+        click.echo(f"{assistant.engine_name} answers: {assistant.engine_choice.why}", err=True)
+    return assistant
 
 
 def _schema(file: Path) -> dict[str, Any]:

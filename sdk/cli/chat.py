@@ -11,7 +11,7 @@ import click
 
 from sdk.cli.ask import opened, session_file
 from sdk.cli.cloud import cloud_options, hand_off, person, record, told
-from sdk.cli.options import adapter_option, answer, home_option, json_option
+from sdk.cli.options import adapter_option, answer, engine_option, home_option, json_option
 from sdk.errors import SdkError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ Ctrl-C    ends the answer that is being written"""
 @click.option("--max-tokens", type=click.IntRange(1, 4096), default=128, show_default=True, help="Longest answer.")
 @click.option("--bare", is_flag=True, help="Without the learned adapter.")
 @adapter_option
+@engine_option
 @cloud_options
 @home_option
 @json_option
@@ -43,6 +44,7 @@ def chat(
     max_tokens: int,
     bare: bool,
     line: str | None,
+    engine: str,
     home: Path | None,
     as_json: bool,
     **cloud: Any,
@@ -52,7 +54,7 @@ def chat(
     Reads lines where stdin is no terminal.
     """
     file = None if named is None else session_file(home, named)
-    assistant = opened(home, bare=bare, line=line)
+    assistant = opened(home, bare=bare, line=line, engine=engine)
     behind = hand_off(assistant, home, **cloud)
     session = assistant.session(restore=file if file is not None and file.exists() else None)
     session.instructions = session.instructions if system is None else system

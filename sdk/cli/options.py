@@ -16,6 +16,7 @@ __all__ = [
     "Tell",
     "adapter_option",
     "answer",
+    "engine_option",
     "home_option",
     "json_option",
     "one_source",
@@ -36,6 +37,12 @@ home_option = click.option(
     help="Folder of experience, ledger and adapters. [LIMBECK_HOME, else the user's data folder]",
 )
 adapter_option = click.option("--adapter", "line", help="Name of the adapter. [the one that `adapter use` chose]")
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["auto", "portable", "torch"]),
+    default=lambda: os.environ.get("LIMBECK_ENGINE", "auto"),
+    help="What computes the answers. [LIMBECK_ENGINE, else the fastest that runs here]",
+)
 passphrase_option = click.option(
     "--passphrase-file",
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),

@@ -1,5 +1,6 @@
 """The person's commands: what to remember and forget, a night of learning, how things stand."""
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,12 +235,14 @@ def status(home: Path | None, as_json: bool) -> None:
         facts = learner.status()
     finally:
         learner.close()
+    facts |= _engine(home)
     spent = f"{facts['epsilon_spent']:.3f} spent at most on any {facts['unit']}"
     left = f"{facts['epsilon_left']:.3f} left of {facts['lifetime_budget']:g}"
     lines = [
         f"home        {facts['home']}",
         f"records     {facts['records']} ({facts['fresh']} fresh, {facts['trained']} trained)",
         f"adapter     {facts['adapter'] or 'none yet: the bare base answers'}",
+        f"engine      {facts['engine'] or 'none'}: {facts['engine_why']}",
         f"epsilon     {spent}, {left} (delta {facts['delta']:g}, {facts['neighbours']})",
         f"ledger      {facts['ledger_entries']} entries, verified",
         f"rollback    of the ledger file is noticed by: {facts['rollback_protection']}",
@@ -248,6 +251,19 @@ def status(home: Path | None, as_json: bool) -> None:
         lines.append(f"unfinished  {lost} nights ended early; what they reserved stays spent")
     lines += [*_about_nights(facts), *_about_label(facts["label"] or {})]
     answer(facts, "\n".join(lines), as_json=as_json)
+
+
+def _engine(home: Path | None) -> dict[str, str | None]:
+    """Which engine would answer, and why; no model is loaded."""
+    from sdk.bundle import default_bundle
+    from sdk.device.engines.choice import choose
+    from sdk.errors import SdkError
+
+    try:
+        choice = choose(default_bundle(home), os.environ.get("LIMBECK_ENGINE", "auto"))
+    except SdkError as refused:
+        return {"engine": None, "engine_why": str(refused)}
+    return {"engine": choice.name, "engine_why": choice.why}
 
 
 def _about_nights(facts: dict[str, Any]) -> list[str]:

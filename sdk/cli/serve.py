@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from sdk.cli.options import adapter_option, answer, home_option, json_option, shown_progress
+from sdk.cli.options import adapter_option, answer, engine_option, home_option, json_option, shown_progress
 from sdk.cli.signals import stop_when_asked
 
 __all__ = ["serve"]
@@ -26,6 +26,7 @@ __all__ = ["serve"]
 @click.option("--tokens", type=click.IntRange(1), default=2048, show_default=True, help="Longest answer.")
 @click.option("--seconds", type=click.FloatRange(1), default=120.0, show_default=True, help="Longest an answer takes.")
 @adapter_option
+@engine_option
 @home_option
 @json_option
 def serve(
@@ -39,6 +40,7 @@ def serve(
     tokens: int,
     seconds: float,
     line: str | None,
+    engine: str,
     home: Path | None,
     as_json: bool,
 ) -> None:
@@ -57,7 +59,9 @@ def serve(
 
         with shown_progress() as tell:
             bundle = open_base(lambda step, done: tell(step, round(100 * done), 100), home=home)
-            local = Local.open(home, bundle=bundle, line=line)
+            local = Local.open(home, bundle=bundle, line=line, engine=engine)
+        if local.engine_choice.fallback:
+            click.echo(f"torch answers: {local.engine_choice.why}", err=True)
         url, models = address(listening), [model.id for model in local.models()]
 
         def ready() -> None:

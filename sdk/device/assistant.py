@@ -31,10 +31,8 @@ from sdk.device.answers.tools import Approve, Tool, ToolLimits
 from sdk.device.answers.waiting import each, in_thread, or_left
 from sdk.device.answers.writer import Asked, Writer
 from sdk.device.chat import Message
-from sdk.device.engines.protocol import Engine
-from sdk.device.engines.torch_engine import TorchEngine
+from sdk.device.engines.choice import Choice, Opened, open_engine
 from sdk.device.night import base_of, plan_of
-from sdk.device.runtime import Runtime
 from sdk.device.slots import lease
 from sdk.errors import GenerationError, GuardrailError, NoBaseError, SdkError
 from sdk.tasks import Action, action_schema, read_answer
@@ -65,31 +63,29 @@ class Assistant:
 
     def __init__(
         self,
-        runtime: Runtime,
+        opened: Opened,
         home: Home,
         *,
         adapter: bool = True,
         line: str | None = None,
-        engine: Engine | None = None,
         input_guards: Sequence[Guard] = (),
         output_guards: Sequence[Guard] = (),
     ) -> None:
         """Use `open`.
 
         Args:
-            runtime: The loaded base.
+            opened: The loaded base.
             home: Where experience, ledger and adapters are kept.
             adapter: Whether to answer with the adapter in use.
             line: Which of the home's adapters; None is the one that was chosen last.
-            engine: What computes the answers, of the same base; None is torch on the runtime's weights.
             input_guards: Asked about each of the person's turns before the model sees it.
             output_guards: Asked about each answer before anybody sees it, so that streams come in one piece.
         """
-        self._runtime, self._home, self._wanted, self._line = runtime, home, adapter, line
+        self._opened, self._home, self._wanted, self._line = opened, home, adapter, line
         self.adapter_name: str | None = None
         self._key: str | None = None
-        self._lease = lease(runtime.bundle)  # While this assistant lives, no update overwrites the slot it reads.
-        self._writer = Writer(engine or TorchEngine(runtime), runtime.chat)
+        self._lease = lease(self.bundle)  # While this assistant lives, no update overwrites the slot it reads.
+        self._writer = Writer(opened.engine, opened.chat)
         self._input_guards, self._output_guards = tuple(input_guards), tuple(output_guards)
         self._reload()
 
@@ -101,6 +97,7 @@ class Assistant:
         bundle: Bundle | None = None,
         adapter: bool = True,
         line: str | None = None,
+        engine: str = "auto",
         input_guards: Sequence[Guard] = (),
         output_guards: Sequence[Guard] = (),
     ) -> "Assistant":
@@ -111,15 +108,18 @@ class Assistant:
             bundle: The base; default: an installed update, else the shipped one, else the one in the cache.
             adapter: False answers with the bare base.
             line: Name of one of the home's adapters, for answers and for `learn`; None is the one that was chosen last.
+            engine: What computes the answers: portable, torch, or auto for the fastest that runs here. Where the one
+                asked for cannot run, torch answers, and `engine_choice` says why.
             input_guards: The app's own rules about prompts.
             output_guards: The app's own rules about answers.
 
         Raises:
             NoBaseError: There is no base on this machine yet; `limbeck build base` makes one.
             BaseMismatchError: The adapter in use was learned on another base.
+            EngineError: There is no engine of this name.
         """
         return cls(
-            Runtime.open(bundle or default_bundle(home)),
+            open_engine(bundle or default_bundle(home), engine),
             Home.open(home),
             adapter=adapter,
             line=line,
@@ -141,7 +141,7 @@ class Assistant:
     @property
     def bundle(self) -> Bundle:
         """The base that answers."""
-        return self._runtime.bundle
+        return self._opened.chat.bundle
 
     @property
     def context_tokens(self) -> int:
@@ -152,6 +152,11 @@ class Assistant:
     def engine_name(self) -> str:
         """What computes the answers: torch, portable or coreml."""
         return self._writer.engine.name
+
+    @property
+    def engine_choice(self) -> Choice:
+        """Which engine answers, and why."""
+        return self._opened.choice
 
     def count(self, prompt: str | Sequence[Message]) -> int:
         """Tokens of a prompt, before anything is asked; errors as `pieces`."""
@@ -432,8 +437,8 @@ class Assistant:
 
     @contextmanager
     def _learner(self) -> Iterator[tuple[Learner, NightPlan]]:
-        """A learner on the bare base, which the engine shares, and a plan; afterwards the newest adapter answers."""
-        base = base_of(self._runtime.bundle, runtime=self._runtime, home=self._home.path)
+        """A learner on the bare base in torch and a plan; afterwards the newest adapter answers."""
+        base = base_of(self.bundle, runtime=self._opened.runtime, home=self._home.path)
         learner = Learner(self._home, base, adapter=self._line)
         try:
             yield learner, plan_of(base, records=learner.public_count(Unit.RECORD))
@@ -444,7 +449,7 @@ class Assistant:
     def _reload(self) -> None:
         """Let the newest admitted adapter answer from now on; answers under way keep theirs."""
         shelf = Shelf(self._home, self._line)
-        adapter = shelf.load(base_digest=self._runtime.bundle.base_digest) if self._wanted else None
+        adapter = shelf.load(base_digest=self.bundle.base_digest) if self._wanted else None
         moves = adapter is not None and any(bool(value.any()) for value in adapter.b.values())
         key = (
             self._writer.engine.wear(adapter) if adapter is not None and moves else None

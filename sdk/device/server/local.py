@@ -13,10 +13,7 @@ from personalize.home import Home
 from personalize.shelf import Shelf, lines_of
 from sdk.bundle import Bundle, default_bundle
 from sdk.device.answers.writer import Writer
-from sdk.device.chat import Chat
-from sdk.device.engines.protocol import Engine
-from sdk.device.engines.torch_engine import TorchEngine
-from sdk.device.runtime import Runtime
+from sdk.device.engines.choice import Opened, open_engine
 from sdk.device.server.answering import Ask, End, Model, Piece
 from sdk.device.server.refusal import Refusal
 from sdk.device.server.writing import asked_of, guided_by, told_of
@@ -31,27 +28,29 @@ KEPT_TOKENS = 4096  # Of all tracks kept for later prompts: about 190 MB at 46 k
 class Local:
     """The home's models on one engine."""
 
-    def __init__(self, engine: Engine, chat: Chat, home: Home, line: str | None = None) -> None:
-        """Answer with `engine`.
+    def __init__(self, opened: Opened, home: Home, line: str | None = None) -> None:
+        """Answer with an engine.
 
         Args:
-            engine: The loaded base.
-            chat: The same bundle's text side.
+            opened: The loaded base.
             home: Where the adapters are.
             line: Whose adapter `limbeck` wears; None is the line that was chosen last.
         """
-        self._engine, self._chat, self._home, self._line = engine, chat, home, line
-        self._writer = Writer(engine, chat, kept_tokens=KEPT_TOKENS)
+        self._engine, self._chat, self._home, self._line = opened.engine, opened.chat, home, line
+        self.engine_choice = opened.choice
+        self._writer = Writer(opened.engine, opened.chat, kept_tokens=KEPT_TOKENS)
         self._worn: dict[str, str] = {}
         self._lock = threading.Lock()
         self._lease: object = None
 
     @classmethod
-    def open(cls, home: Path | None = None, *, bundle: Bundle | None = None, line: str | None = None) -> "Local":
+    def open(
+        cls, home: Path | None = None, *, bundle: Bundle | None = None, line: str | None = None, engine: str = "auto"
+    ) -> "Local":
         """Open the base model and the home; arguments and errors as Assistant.open."""
-        runtime = Runtime.open(bundle or default_bundle(home))
-        held = lease(runtime.bundle)  # While it answers, no update overwrites the slot it reads.
-        local = cls(TorchEngine(runtime), runtime.chat, Home.open(home), line)
+        opened = open_engine(bundle or default_bundle(home), engine)
+        held = lease(opened.chat.bundle)  # While it answers, no update overwrites the slot it reads.
+        local = cls(opened, Home.open(home), line)
         local._lease = held
         return local
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +21,23 @@ from personalize.errors import AdapterError, BaseMismatchError
 from sdk.bundle import Bundle
 from sdk.device.answers.decoding import PART, Decoding, decode
 from sdk.device.answers.tracks import Tracks
+from sdk.device.engines.portable.engine import PortableEngine
 from sdk.device.engines.protocol import Engine, Track
 from sdk.device.engines.torch_engine import TorchEngine
 from sdk.device.runtime import Runtime
 from sdk.errors import GenerationError, PromptTooLongError
 from tests.tiny import tiny_bundle, tiny_packed_bundle
 
-ENGINES: dict[str, Callable[[Runtime], Engine]] = {"torch": TorchEngine}
+ENGINES: dict[str, Callable[[Runtime], Engine]] = {
+    "torch": TorchEngine,
+    "portable": lambda runtime: PortableEngine(runtime.bundle, exact=True),
+}
 """How each engine is opened on a bundle."""
 
-FORMS: dict[str, Callable[[Path], Bundle]] = {"plain": tiny_bundle, "packed": tiny_packed_bundle}
+FORMS: dict[str, Callable[[Path], Bundle]] = {
+    "plain": partial(tiny_bundle, head=16),  # The portable engine takes heads of 16, 32, 48 … numbers.
+    "packed": partial(tiny_packed_bundle, head=16),
+}
 """How the weights stand in the bundle."""
 
 PROMPT = [1, 87, 12, 300, 45, 45, 9, 201, 33, 2, 7]
@@ -106,7 +113,8 @@ def test_greedy_tokens_and_log_probabilities_are_those_of_the_model(case: Case) 
 
 def test_scores_after_each_of_the_last_tokens_are_told(case: Case) -> None:
     found = case.engine.begin().extend(PROMPT, keep=4)
-    assert (found.shape, found.dtype) == ((4, case.engine.vocabulary), np.float32)
+    assert found.shape == (4, case.engine.vocabulary)
+    assert found.dtype == np.float32
     assert_close(found, case.scores(PROMPT)[-4:])
 
 

@@ -1,0 +1,81 @@
+"""A checkpoint's matrices in, the same numbers out as onnxruntime's operators hold them: nothing is rounded again.
+
+A packed matrix keeps its codes, scales and zeros (operator MatMulNBits, blocks of sdk.packed.BLOCK inputs), a plain one
+stays float32. Maps of the same input stand side by side as one matrix, so that one operator does the work of several.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdk.packed import BLOCK, Packed
+
+__all__ = ["Matrix", "Rows", "array", "beside"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """One linear map as an operator's constants."""
+
+    bits: int
+    """4 or 8: codes, scales and at 4 bits zeros; 32: weights of shape (in, out)."""
+    inputs: int
+    outputs: int
+    constants: tuple[Array, ...]
+    """What the operator takes beside its input, in its order."""
+
+
+def beside(maps: Sequence[Packed | Tensor], *, plain_bytes: bool = False) -> Matrix:
+    """Maps of the same input as one matrix, their outputs one after another.
+
+    Args:
+        maps: Each of shape (out, in).
+        plain_bytes: Unpack matrices of 8 bits: onnxruntime multiplies those by float32 only in a slow way.
+    """
+    packed = [each for each in maps if isinstance(each, Packed)]
+    bits = {4 if each.zeros is not None else 8 for each in packed}
+    if len(packed) < len(maps) or len(bits) > 1 or (plain_bytes and bits == {8}):
+        plain = np.concatenate([array(each) for each in maps])  # (out, in)
+        return Matrix(bits=32, inputs=plain.shape[1], outputs=len(plain), constants=(np.ascontiguousarray(plain.T),))
+    codes = np.concatenate([each.codes.numpy() for each in packed])
+    scales = np.concatenate([each.scales.numpy() for each in packed]).astype(np.float32)  # (out, blocks)
+    rows, blocks = scales.shape
+    constants: tuple[Array, ...]
+    if bits == {8}:  # The operator's own zero of bytes is 128.
+        constants = ((codes.astype(np.int16) + 128).astype(np.uint8).reshape(rows, blocks, BLOCK), scales)
+    else:
+        zeros = np.concatenate([each.zeros.numpy() for each in packed if each.zeros is not None])
+        constants = (codes.reshape(rows, blocks, -1), scales, zeros)
+    return Matrix(bits=bits.pop(), inputs=blocks * BLOCK, outputs=rows, constants=constants)
+
+
+def array(weights: Packed | Tensor) -> NDArray[np.float32]:
+    """Weights in float32, packed or not, of any shape."""
+    values = weights.values() if isinstance(weights, Packed) else weights.float()
+    found: NDArray[np.float32] = values.numpy()
+    return found
+
+
+class Rows:
+    """The embedding: rows are read from the file's own pages, so the whole of it is never held."""
+
+    def __init__(self, embedding: Packed | Tensor) -> None:
+        """An embedding of shape (vocab, hidden)."""
+        self._embedding = embedding
+
+    def __call__(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Token ids in, shape (1, tokens, hidden) out."""
+        rows, whole = torch.tensor(list(tokens)), self._embedding
+        if isinstance(whole, Packed):
+            zeros = None if whole.zeros is None else whole.zeros[rows]
+            whole = Packed(codes=whole.codes[rows], scales=whole.scales[rows], zeros=zeros)
+        else:
+            whole = whole[rows]
+        return array(whole)[None]

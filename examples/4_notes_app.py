@@ -24,10 +24,8 @@ from rich.table import Column, Table
 
 from personalize.errors import PersonalizeError
 from privacy import PrivacyError
-from sdk import Assistant
+from sdk import Answer, Assistant, Copied
 from sdk.bundle import Bundle
-from sdk.device.answers.records import Answer
-from sdk.device.answers.schema import Copied
 from sdk.errors import SdkError
 from sdk.tasks import prompt
 

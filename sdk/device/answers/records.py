@@ -116,5 +116,7 @@ class Piece:
     text: str
     """Whole characters that came since the last piece; may be empty."""
     steps: Sequence[Step] = ()
+    so_far: Any = None
+    """Of a guided answer: plain JSON of what is written until here, the last text in it perhaps unfinished."""
     answer: Answer | None = None
     """In the last piece: the whole answer."""

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import from_json
 
 from sdk.errors import AnswerError, SchemaError
 
-__all__ = ["COPY", "Copied", "Schema", "plain_schema", "resolved", "value_of"]
+__all__ = ["COPY", "Copied", "Schema", "begun_value", "plain_schema", "resolved", "value_of"]
 
 MAX_BYTES = 256 * 1024  # The schema of a large app's actions is 20 KB.
 MAX_DEPTH = 64  # Deeper is a mistake or an attack; people nest to 10.
@@ -85,6 +86,14 @@ def value_of(schema: Schema, text: str) -> Any:
         raise AnswerError(f"answer does not fit: {place}: {first['msg']}") from wrong
     except (ValueError, RecursionError) as wrong:
         raise AnswerError(f"answer is no JSON: {wrong}") from wrong
+
+
+def begun_value(text: str) -> Any:
+    """The beginning of a JSON value as far as it can be told; None where nothing can."""
+    try:
+        return from_json(text, allow_partial="trailing-strings")
+    except ValueError:
+        return None
 
 
 def _depth(value: Any) -> int:

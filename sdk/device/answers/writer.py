@@ -15,7 +15,7 @@ from typing import Any
 from sdk.device.answers.decoding import Decoding, decode
 from sdk.device.answers.grammar import Grammar, Vocabulary, call_schema
 from sdk.device.answers.records import Answer, Call, Finish, Piece, Step, Timing, Usage
-from sdk.device.answers.schema import Schema, value_of
+from sdk.device.answers.schema import Schema, begun_value, value_of
 from sdk.device.answers.tracks import KEPT_TOKENS, Tracks, Turns
 from sdk.device.chat import Chat, Message
 from sdk.device.engines.protocol import Engine
@@ -158,6 +158,7 @@ class _Writing:
         track = self.writer.tracks.take(self.prompt, self.key)
         cached, steps, text, held = len(track.tokens), list[Step](), "", ""
         first: float | None = None
+        guided = self.asked.schema is not None and not self._may_call
         decode_bytes = codecs.getincrementaldecoder("utf-8")("replace").decode
         stopped = False
         try:
@@ -170,7 +171,7 @@ class _Writing:
                     break
                 free, held = self._free(text, held)
                 text += free
-                yield Piece(text=free, steps=(step,))
+                yield Piece(text=free, steps=(step,), so_far=begun_value(text) if guided else None)
         except BaseException:
             track.close()
             raise

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -112,6 +113,17 @@ def test_a_pydantic_type_comes_back_as_a_valid_object_with_words_of_the_prompt(a
         event = assistant.respond(prompt, Event, max_new_tokens=120)
         assert event.title.lower() in prompt.lower()
         assert event.kind in ("meal", "talk")
+
+
+def test_a_guided_answer_tells_while_it_is_written_what_of_it_is_known(assistant: Assistant) -> None:
+    pieces = list(assistant.pieces("Lunch with Ana tomorrow", schema=Event, max_new_tokens=120))
+    known = [piece.so_far for piece in pieces[:-1] if isinstance(piece.so_far, dict)]
+    answer = pieces[-1].answer
+    assert answer is not None
+    assert known[-1].keys() <= answer.value.model_dump().keys()
+    for one, more in pairwise(known):
+        assert all(str(more[name]).startswith(str(value)) for name, value in one.items())  # It only grows.
+    assert all(piece.so_far is None for piece in assistant.pieces("the cat", max_new_tokens=3))
 
 
 def test_an_object_that_names_its_properties_is_closed_unless_it_says_otherwise() -> None:

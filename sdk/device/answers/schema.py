@@ -12,8 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import from_json
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from sdk.errors import AnswerError, SchemaError
 
@@ -22,6 +21,7 @@ __all__ = ["COPY", "Copied", "Schema", "begun_value", "plain_schema", "resolved"
 MAX_BYTES = 256 * 1024  # The schema of a large app's actions is 20 KB.
 MAX_DEPTH = 64  # Deeper is a mistake or an attack; people nest to 10.
 COPY = "x-copy"
+ANY: TypeAdapter[Any] = TypeAdapter(Any)
 
 Schema = type[BaseModel] | Mapping[str, Any]
 
@@ -91,8 +91,8 @@ def value_of(schema: Schema, text: str) -> Any:
 def begun_value(text: str) -> Any:
     """The beginning of a JSON value as far as it can be told; None where nothing can."""
     try:
-        return from_json(text, allow_partial="trailing-strings")
-    except ValueError:
+        return ANY.validate_json(text, experimental_allow_partial="trailing-strings")
+    except ValidationError:
         return None
 
 

@@ -6,6 +6,7 @@ whatever order it is summed; one power of two scales it, one addition and one ro
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ __all__ = ["MAX_RANK", "Factors"]
 
 MAX_RANK = 64  # 64 products of two 16-bit integers stay far below 2⁵³.
 MAX_SHIFT = 64  # Of the power of two; weights are far from 2⁻⁶⁴.
+
+EXPONENT = np.uint16(0x7C00)  # All ones in an infinity and in a NaN of float16.
 
 Bytes = NDArray[np.uint8]
 
@@ -53,9 +56,17 @@ class Factors:
             old: Their bytes, shape (bytes,).
             first: Number of the first of them.
         """
-        columns = self.right.shape[1]
-        was = old.view("<f2").reshape(-1, columns)  # (rows here, columns)
-        change = self.left[first : first + len(was)].astype(np.float64) @ self.right.astype(np.float64)
+        bits = old.view("<u2").reshape(-1, self.right.shape[1])  # (rows here, columns)
+        made = self.left[first : first + len(bits)].astype(np.float64) @ self._right
+        made *= 2.0**-self.shift
         with np.errstate(all="ignore"):  # Infinities and NaN are kept below; a result past float16 is an infinity.
-            made = (was.astype(np.float64) + change * 2.0**-self.shift).astype("<f2")
-        return np.where(np.isfinite(was), made, was).view(np.uint8).ravel()
+            made += bits.view("<f2")
+            led = made.astype("<f2").view("<u2")
+        strange = (bits & EXPONENT) == EXPONENT
+        if strange.any():
+            led[strange] = bits[strange]
+        return led.view(np.uint8).ravel()
+
+    @cached_property
+    def _right(self) -> NDArray[np.float64]:
+        return self.right.astype(np.float64)

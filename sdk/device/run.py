@@ -72,7 +72,7 @@ class Run:
             Step.FETCH_DELTA: lambda: self._downloads.get_all([self._delta] if self._delta else []),
             Step.REBUILD: self._rebuild,
             Step.FETCH_FILES: lambda: self._downloads.get_all(self._lacking()),
-            Step.ASSEMBLE: lambda: self.slots.stage(self._content, self._assembled()),
+            Step.ASSEMBLE: lambda: self._stage(self._assembled()),
             Step.TRY: self._try,
             Step.COMMIT: self._commit,
             Step.GIVE_UP: self._give_up,
@@ -171,11 +171,15 @@ class Run:
         assert self._delta is not None
         assert self._old is not None
         try:
-            self.slots.stage(self._content, rebuild(self._downloads.folder / self._delta, self._old, self._manifest))
+            self._stage(rebuild(self._downloads.folder / self._delta, self._old, self._manifest))
         except PatchError as refused:  # As an operating system does: a delta that fails is a reason to fetch it whole.
             (self._downloads.folder / self._delta).unlink(missing_ok=True)
             self._delta, self._why_whole = None, f" (the delta did not fit: {refused})"
             self._require_room()
+
+    def _stage(self, files: Iterator[tuple[str, Iterator[bytes]]]) -> None:
+        self.slots.stage(self._content, files)
+        self._verified = self.release.manifest  # Every byte was just read back; it is read again before the switch.
 
     def _assembled(self) -> Iterator[tuple[str, Iterator[bytes]]]:
         have = self._reusable()

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from sdk.low_rank import MAX_RANK, MAX_SHIFT, Factors
 
-__all__ = ["factored"]
+__all__ = ["coarser", "factored"]
 
 LEAST_DROP = 8.0  # Between two neighbouring singular values: a merged adapter's fall by hundreds to rounding's.
 MAX_SIDE = 4_096  # The smaller side: its Gram matrix is decomposed, in seconds.
@@ -40,6 +40,12 @@ def factored(old: NDArray[np.float16], new: NDArray[np.float16]) -> Factors | No
         return None
     whole = (np.round(left * 2.0**up).astype(np.int16), np.round(right * 2.0**down).astype(np.int16))
     return Factors(left=whole[0], right=whole[1], shift=up + down)
+
+
+def coarser(factors: Factors, bits: int) -> Factors:
+    """The same change said with that many bits less for each factor."""
+    left, right = (np.round(side / 2.0**bits).astype(np.int16) for side in (factors.left, factors.right))
+    return Factors(left=left, right=right, shift=factors.shift - 2 * bits)
 
 
 def _power(values: NDArray[np.float64]) -> int:

@@ -342,7 +342,7 @@ def test_without_the_fall_back_a_bad_delta_would_stop_the_update(
     def rebuild_only(run: Run) -> None:
         assert run._delta is not None
         assert run._old is not None
-        run.slots.stage(run._content, rebuild(run._downloads.folder / run._delta, run._old, run._manifest))
+        run._stage(rebuild(run._downloads.folder / run._delta, run._old, run._manifest))
 
     with_delta(repository, bundles, bytes(300))
     monkeypatch.setattr(Run, "_rebuild", rebuild_only)

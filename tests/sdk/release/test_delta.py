@@ -13,11 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from sdk import codings, differences
 from sdk import patch as patches
-from sdk.bundle import Bundle, write_manifest
+from sdk.bundle import Bundle, Manifest, write_manifest
+from sdk.codings import CODINGS, restored, stored
+from sdk.differences import changed_back, changes
 from sdk.errors import PatchError
-from sdk.patch import MAGIC, changed_back, changes, rebuild
+from sdk.patch import MAGIC, MAGICS, rebuild
+from sdk.release import runs
 from sdk.release.delta import make_delta
+
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 ALL_16 = np.arange(65_536, dtype="<u2")
 """Every pattern of 16 bits: all floats of that width, all NaN payloads, both zeros."""
@@ -70,7 +76,7 @@ def test_a_map_that_merges_both_zeros_is_seen(monkeypatch: pytest.MonkeyPatch) -
         top = bits.dtype.type(1 << (bits.dtype.itemsize * 8 - 1))
         return np.where(bits & top, top - (bits ^ top), bits | top)
 
-    monkeypatch.setattr(patches, "_ordered", merging)
+    monkeypatch.setattr(differences, "_ordered", merging)
     old, new = np.roll(ALL_16, 1).view(np.uint8), ALL_16.view(np.uint8)
     assert changed_back(old, changes(old, new, "16"), "16") != new.tobytes()
 
@@ -85,6 +91,72 @@ def test_a_map_that_merges_both_zeros_is_seen(monkeypatch: pytest.MonkeyPatch) -
 def test_the_change_of_any_bytes_comes_back(how: str, pair: tuple[bytes, bytes]) -> None:
     old, new = (np.frombuffer(part, np.uint8) for part in pair)
     assert changed_back(old, changes(old, new, how), how) == pair[1]
+
+
+class Streams:
+    """What `stored` made, taken as a device takes it; never more than was asked for."""
+
+    def __init__(self, pieces: dict[str, bytes]) -> None:
+        self.left = dict(pieces)
+
+    def take(self, name: str, size: int) -> bytes:
+        piece = self.left.get(name, b"")[:size]
+        self.left[name] = self.left.get(name, b"")[size:]
+        assert len(piece) == size
+        return piece
+
+
+def as_stored(old: NDArray[np.uint8], new: NDArray[np.uint8], how: str, coding: str) -> bytes:
+    streams = Streams(stored(old, new, how, coding))
+    made = restored(old, how, coding, streams.take)
+    assert not any(streams.left.values()), "something was stored that nobody reads"
+    return made
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("how", ["4", "8", "16", "32"])
+@settings(max_examples=40, deadline=None)
+@given(
+    old=st.binary(min_size=4, max_size=400),
+    changed=st.dictionaries(st.integers(0, 399), st.integers(0, 255), max_size=40),
+)
+def test_a_change_here_and_there_comes_back_from_every_coding(
+    how: str, coding: str, old: bytes, changed: dict[int, int]
+) -> None:
+    was = np.frombuffer(old[: len(old) // 4 * 4], np.uint8)
+    now = was.copy()
+    for place, value in changed.items():
+        now[place % len(now)] = value
+    assert as_stored(was, now, how, coding) == now.tobytes()
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("shift", [0, 1, 0x8000, 12_345])
+def test_every_pattern_of_16_bits_comes_back_from_every_coding(coding: str, shift: int) -> None:
+    old, new = np.roll(ALL_16, shift).view(np.uint8), ALL_16.view(np.uint8)
+    assert as_stored(old, new, "16", coding) == new.tobytes()
+
+
+def test_blocks_far_apart_and_at_the_very_end_come_back() -> None:
+    """Gaps of 254, 255, 256 and 510 blocks: where one byte is just enough, and just not."""
+    blocks = np.cumsum([1, 255, 256, 257, 511, 5])
+    old = np.zeros(int(blocks[-1] + 1) * 32 - 5, np.uint8)
+    new = old.copy()
+    new[blocks * 32] = 7
+    new[-1] = 9
+    assert as_stored(old, new, "8", "blocks") == new.tobytes()
+    mutant = dict(stored(old, new, "8", "blocks"))
+    mutant["gaps"] = bytes([0]) + mutant["gaps"][1:]
+    assert restored(old, "8", "blocks", Streams(mutant).take) != new.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("gaps", "words"), [([2], "beyond the end"), ([255, 0], "beyond the end"), ([0] * 3, "more bl")]
+)
+def test_blocks_beyond_the_chunk_are_refused(gaps: list[int], words: str) -> None:
+    streams = {"main": len(gaps).to_bytes(4, "little"), "gaps": bytes(gaps), "marks": bytes(99), "low": bytes(99)}
+    with pytest.raises(PatchError, match=words):
+        restored(np.zeros(64, np.uint8), "8", "blocks", Streams(streams).take)
 
 
 def test_a_small_change_of_a_float_is_a_small_number_also_across_zero() -> None:
@@ -120,6 +192,38 @@ def test_a_packed_student_comes_back_bit_for_bit_and_small(tmp_path: Path) -> No
     whole = len(zstandard.ZstdCompressor(level=19).compress((new.checkpoint / "model.safetensors").read_bytes()))
     assert report.bytes < whole / 3
     assert (report.from_digest, report.to_digest) == (old.manifest.digest, new.manifest.digest)
+
+
+@pytest.mark.parametrize("name", ["patch-v1", "patch-v2", "patch-v3"])
+def test_a_patch_of_every_released_format_is_read_for_ever(name: str) -> None:
+    """Made by the version that wrote the format; the manifest says what must come out."""
+    golden = GOLDEN / name
+    assert (golden / "patch").read_bytes().startswith(MAGICS[name.replace("-v", "/")])
+    old, new = Bundle.open(golden / "old", verify="digests"), Manifest.parse((golden / "new.json").read_bytes())
+    made = {path: b"".join(pieces) for path, pieces in rebuild(golden / "patch", old, new)}
+    assert {path: len(content) for path, content in made.items()} == {
+        path: record.bytes for path, record in new.files.items()
+    }
+
+
+def test_the_smallest_of_all_codings_is_taken(
+    pair: tuple[Bundle, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = make_delta(*pair, tmp_path / "all")
+    assert (tmp_path / "all").read_bytes().startswith(MAGICS["patch/3"])
+    for coding in CODINGS:
+        monkeypatch.setattr(runs, "EVERY", (coding,))
+        monkeypatch.setattr(runs, "CODINGS_OF", {})
+        assert both.bytes <= make_delta(*pair, tmp_path / "one").bytes
+
+
+def test_a_patch_without_anything_new_is_one_that_older_devices_read(tmp_path: Path) -> None:
+    same = {"w": np.arange(64, dtype="<f2")}
+    old = bundle_of(tmp_path / "old", same, version="1", extra={"card.md": b"A card. " * 99})
+    new = bundle_of(tmp_path / "new", same, version="2", extra={"card.md": b"A card. " * 98})
+    make_delta(old, new, tmp_path / "p")
+    assert (tmp_path / "p").read_bytes().startswith(MAGICS["patch/1"])
+    assert rebuilt(tmp_path / "p", old, new) == contents(new)
 
 
 def test_files_that_moved_came_or_went_and_tensors_of_other_shapes(tmp_path: Path) -> None:
@@ -229,7 +333,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(pair: tuple[Bundle, Bundle], tm
     file = tmp_path / "bomb"
 
     def first(entries: list[patches.Entry]) -> None:
-        entries[0] = patches.Entry(path=entries[0].path, how="whole", packed=len(bomb))
+        entries[0] = patches.Entry(path=entries[0].path, how="whole", packed=(len(bomb),))
 
     for content in (forged(pair, first, bomb), MAGIC + len(bomb).to_bytes(4, "little") + bomb):
         file.write_bytes(content)
@@ -241,17 +345,39 @@ def test_a_bomb_is_refused_before_it_is_unpacked(pair: tuple[Bundle, Bundle], tm
         assert peak < 4 << 20
 
 
-def test_a_frame_that_wants_a_giant_window_is_refused(pair: tuple[Bundle, Bundle], tmp_path: Path) -> None:
-    wide = zstandard.ZstdCompressionParameters.from_level(3, window_log=27)
+@pytest.mark.parametrize(("window", "stream"), [(27, None), (23, "small"), (23, "gaps")])
+def test_a_frame_that_wants_a_giant_window_is_refused(
+    pair: tuple[Bundle, Bundle], tmp_path: Path, window: int, stream: str | None
+) -> None:
+    """Of the first file of all; or of a stream beside `main`, whose windows are open at once."""
+    wide = zstandard.ZstdCompressionParameters.from_level(3, window_log=window)
     engine = zstandard.ZstdCompressor(compression_params=wide).compressobj()
-    frame = engine.compress(b"{}") + engine.flush()
+    frame = engine.compress(bytes(2)) + engine.flush()
 
     def first(entries: list[patches.Entry]) -> None:
-        entries[0] = patches.Entry(path=entries[0].path, how="whole", packed=len(frame))
+        if stream is None:
+            entries[0] = patches.Entry(path=entries[0].path, how="whole", packed=(len(frame),))
+            return
+        sizes = tuple(len(frame) if name == stream else 0 for name in codings.STREAMS)
+        part = patches.Part(how="8", bytes=2, coding="4" if stream == "small" else "blocks")
+        entries[0] = patches.Entry(path=entries[0].path, how="parts", old=entries[0].path, packed=sizes, parts=(part,))
 
     (tmp_path / "wide").write_bytes(forged(pair, first, frame))
-    with pytest.raises(PatchError, match="cannot be unpacked"):
+    with pytest.raises(PatchError, match=r"cannot be unpacked|ends before"):
         rebuilt(tmp_path / "wide", *pair)
+
+
+def test_a_bomb_in_a_stream_beside_the_main_one_is_refused(pair: tuple[Bundle, Bundle], tmp_path: Path) -> None:
+    bomb = zstandard.ZstdCompressor(level=3).compress(bytes(1 << 20))
+
+    def first(entries: list[patches.Entry]) -> None:
+        sizes = tuple(len(bomb) if name == "small" else 0 for name in codings.STREAMS)
+        part = patches.Part(how="8", bytes=2, coding="4")
+        entries[0] = patches.Entry(path=entries[0].path, how="parts", old=entries[0].path, packed=sizes, parts=(part,))
+
+    (tmp_path / "bomb").write_bytes(forged(pair, first, bomb))
+    with pytest.raises(PatchError, match="holds more than its file needs"):
+        rebuilt(tmp_path / "bomb", *pair)
 
 
 @pytest.mark.parametrize(
@@ -259,10 +385,13 @@ def test_a_frame_that_wants_a_giant_window_is_refused(pair: tuple[Bundle, Bundle
     [
         {"how": "same", "old": "../../etc/passwd"},
         {"how": "same", "old": "checkpoint/model.safetensors"},
-        {"how": "patch", "old": "/etc/passwd", "packed": 1},
+        {"how": "patch", "old": "/etc/passwd", "packed": (1,)},
         {"how": "pickle"},
         {"how": "parts", "old": "checkpoint/config.json", "parts": (patches.Part(how="same", bytes=2, at=1),)},
         {"how": "parts", "old": "checkpoint/config.json", "parts": (patches.Part(how="64", bytes=2),)},
+        {"how": "parts", "old": "checkpoint/config.json", "parts": (patches.Part(how="8", bytes=2, coding="9"),)},
+        {"how": "parts", "old": "checkpoint/config.json", "parts": (patches.Part(how="same", bytes=2, coding="2"),)},
+        {"how": "parts", "old": "checkpoint/config.json", "parts": (patches.Part(how="whole", bytes=2, coding="2"),)},
         {"how": "parts", "old": "checkpoint/model.safetensors", "parts": (patches.Part(how="16", bytes=2, at=10**12),)},
     ],
 )
@@ -281,8 +410,8 @@ def test_a_lossy_engine_is_caught_before_anything_is_written(
     pair: tuple[Bundle, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The seeded mutant of the proof: a decoder that is off by one in one nibble."""
-    true = patches.changed_back
-    monkeypatch.setattr(patches, "changed_back", lambda *given: bytes([true(*given)[0] ^ 1]) + true(*given)[1:])
+    true = restored
+    monkeypatch.setattr(patches, "restored", lambda *given: bytes([true(*given)[0] ^ 1]) + true(*given)[1:])
     with pytest.raises(PatchError):
         make_delta(*pair, tmp_path / "p")
     assert list(tmp_path.glob("*p")) == []

@@ -12,7 +12,7 @@ from sdk.bundle import Bundle
 from sdk.errors import PatchError
 from sdk.low_rank import Factors
 from sdk.patch import MAGICS
-from sdk.release import delta
+from sdk.release import runs
 from sdk.release.delta import make_delta
 from sdk.release.factored import factored
 from tests.sdk.release.test_delta import bundle_of, contents, rebuilt
@@ -81,12 +81,11 @@ def test_the_product_of_the_factors_is_exact_in_whole_numbers() -> None:
 def test_a_merged_update_comes_back_bit_for_bit_and_much_smaller(tmp_path: Path) -> None:
     old, new = pair(tmp_path)
     report = make_delta(old, new, tmp_path / "p")
-    assert (tmp_path / "p").read_bytes().startswith(MAGICS["patch/2"])
+    assert (tmp_path / "p").read_bytes().startswith(MAGICS["patch/3"])
     assert rebuilt(tmp_path / "p", old, new) == contents(new)
     with pytest.MonkeyPatch.context() as without:
-        without.setattr(delta, "factored", lambda old, new: None)  # The mutant, and format patch/1, which is read too.
+        without.setattr(runs, "factored", lambda old, new: None)  # The mutant.
         plain = make_delta(old, new, tmp_path / "plain")
-    assert (tmp_path / "plain").read_bytes().startswith(MAGICS["patch/1"])
     assert rebuilt(tmp_path / "plain", old, new) == contents(new)
     assert report.bytes * 3 < plain.bytes
 
@@ -94,11 +93,11 @@ def test_a_merged_update_comes_back_bit_for_bit_and_much_smaller(tmp_path: Path)
 def changed(file: Path, change: Callable[[list[object]], None]) -> Path:
     """The patch with another entry for the matrix in its index."""
     content = file.read_bytes()
-    head = len(MAGICS["patch/2"])
+    head = len(MAGICS["patch/3"])
     size = int.from_bytes(content[head : head + 4], "little")
     fields = json.loads(zstandard.ZstdDecompressor().decompress(content[head + 4 : head + 4 + size]))
-    (part,) = (part for row in fields["files"] for part in row.get("parts", ()) if part[0] == "low-rank")
-    change(part)
+    factored = [part for row in fields["files"] for part in row.get("parts", ()) if part[0] == "low-rank"]
+    change(max(factored, key=lambda part: int(str(part[1]))))
     packed = zstandard.ZstdCompressor().compress(json.dumps(fields).encode())
     out = file.with_name("changed")
     out.write_bytes(content[:head] + len(packed).to_bytes(4, "little") + packed + content[head + 4 + size :])
@@ -108,15 +107,16 @@ def changed(file: Path, change: Callable[[list[object]], None]) -> Path:
 @pytest.mark.parametrize(
     ("at", "value", "words"),
     [
-        (3, 65, "does not fit"),  # More factors than a device holds.
-        (3, 5, "come out|ends before|another content|more than"),
-        (3, -1, "damaged"),
-        (4, 0, "does not fit|damaged"),
-        (4, 7, "does not fit"),
-        (4, 2**40, "does not fit"),
-        (5, 65, "does not fit"),
-        (5, 1, "another content"),
-        (5, "x", "damaged"),
+        (4, 65, "does not fit"),  # More factors than a device holds.
+        (4, 5, "come out|ends before|another content|more than"),
+        (4, -1, "damaged"),
+        (5, 0, "does not fit|damaged"),
+        (5, 7, "does not fit"),
+        (5, 2**40, "does not fit"),
+        (6, 65, "does not fit"),
+        (6, 1, "another content"),
+        (6, "x", "damaged"),
+        (3, "9", "does not fit"),
         (0, "16", "does not fit"),  # Another way may not bring factors along.
     ],
 )

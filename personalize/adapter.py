@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor, nn
@@ -114,6 +113,8 @@ class Adapter:
         Raises:
             AdapterError: The disk is full or read-only; nothing is left at `folder`.
         """
+        from peft import LoraConfig  # Brings all of transformers with it, which takes a second and no answer needs.
+
         staged = folder.with_name(f".{folder.name}.{os.getpid()}")
         try:
             staged.mkdir(parents=True)

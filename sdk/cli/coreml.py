@@ -8,7 +8,7 @@ import click
 from sdk.cli.options import answer, json_option, shown_progress
 from sdk.errors import PackageError
 
-__all__ = ["compress", "coreml", "execute", "lint", "step"]
+__all__ = ["compress", "coreml", "execute", "lint"]
 
 student = click.argument("student", type=click.Path(path_type=Path, exists=True, file_okay=False))
 package = click.argument("package", type=click.Path(path_type=Path))
@@ -57,6 +57,10 @@ def compress(student: Path, scheme: str, out: Path, healed_from: Path | None, as
 )
 @click.option("--adapter-layers", type=int, default=4, show_default=True, help="Upper layers that take an adapter.")
 @click.option("--adapter-rank", type=int, default=8, show_default=True, help="Largest rank of an adapter.")
+@click.option("--learns", type=click.Choice(["lora", "frozen-a", "xs", "basis"]), help="Also learn such an adapter.")
+@click.option("--basis", type=click.Path(path_type=Path, exists=True, file_okay=False), help="With basis: its folder.")
+@click.option("--records", type=click.IntRange(1, 8), default=4, show_default=True, help="Records of a learning call.")
+@click.option("--record-positions", type=click.IntRange(2), default=64, show_default=True, help="Positions of each.")
 @json_option
 def coreml(
     student: Path,
@@ -66,9 +70,17 @@ def coreml(
     cache: str,
     adapter_layers: int,
     adapter_rank: int,
+    learns: str | None,
+    basis: Path | None,
+    records: int,
+    record_positions: int,
     as_json: bool,
 ) -> None:
-    """Compile a student for the Neural Engine, and compare the package with torch before it is kept."""
+    """Compile a student for the Neural Engine, and compare the package with torch before it is kept.
+
+    With --learns the package also holds one step of private learning: records in, the sum of their clipped gradients
+    out. Noise is added by the caller, once, to the sum over all calls.
+    """
     from sdk.build.coreml.convert import Plan, convert
     from sdk.build.coreml.layout import Cache
 
@@ -78,68 +90,26 @@ def coreml(
         cache=Cache(cache),
         adapter_layers=adapter_layers,
         adapter_rank=adapter_rank,
+        learns=learns or "",
+        records=records,
+        record_positions=record_positions,
     )
     with shown_progress() as tell:
-        made = convert(student, out, plan, progress=tell)
+        made = convert(student, out, plan, basis=basis, progress=tell)
     facts = {
         "package": str(made.package),
         "bytes": made.bytes,
         "operations": dict(made.operations),
         "encoded": made.encoded,
         "difference": made.difference,
+        "learning": dict(made.learning),
         "base_digest": made.contract.base_digest,
     }
     words = (
         f"{made.package}: {made.bytes / 1e6:.1f} MB, iOS 18 and macOS 15, {made.encoded} weights compressed\n"
         f"differs from torch by {made.difference:.2e} of the largest logit, run here by the interpreter\n"
-        "not run on a device: where and how fast it runs there is not known"
-    )
-    answer(facts, words, as_json=as_json)
-
-
-@click.command()
-@student
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The .mlpackage to write; must not exist.")
-@click.option("--kind", default="frozen-a", show_default=True, help="What is trained: lora, frozen-a or basis.")
-@click.option("--basis", type=click.Path(path_type=Path, exists=True, file_okay=False), help="With basis: its folder.")
-@click.option("--layers", type=click.IntRange(1), default=4, show_default=True, help="Upper layers that learn.")
-@click.option("--rank", type=click.IntRange(1), default=8, show_default=True, help="Rank of the adapter.")
-@click.option("--records", type=click.IntRange(1, 8), default=4, show_default=True, help="Records of one call.")
-@click.option("--positions", type=click.IntRange(2), default=64, show_default=True, help="Positions of a record.")
-@json_option
-def step(
-    student: Path,
-    out: Path,
-    kind: str,
-    basis: Path | None,
-    layers: int,
-    rank: int,
-    records: int,
-    positions: int,
-    as_json: bool,
-) -> None:
-    """Compile one step of private learning: records in, the sum of their clipped gradients out.
-
-    Noise is added by the caller, once, to the sum over all calls.
-    """
-    from sdk.build.coreml.learning_package import convert_learning, directions_of, upper_layers
-
-    made = convert_learning(
-        student,
-        out,
-        upper_layers(student, layers=layers, rank=rank, records=records, positions=positions, kind=kind),
-        directions_of(student, basis) if basis else None,
-    )
-    facts = {
-        "package": str(made.package),
-        "bytes": made.bytes,
-        "operations": made.operations,
-        "differences": dict(made.differences),
-    }
-    words = (
-        f"{made.package}: {made.bytes / 1e6:.1f} MB, {made.operations} operations\n"
-        f"sums differ from torch by {made.differences['fp32']:.1e}, in float16 by {made.differences['declared']:.1e}\n"
-        "not run on a device"
+        + "".join(f"clipped sums off torch's by {off:.1e} ({name})\n" for name, off in made.learning.items())
+        + "not run on a device: where and how fast it runs there is not known"
     )
     answer(facts, words, as_json=as_json)
 

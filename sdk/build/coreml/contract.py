@@ -66,6 +66,10 @@ class Contract:
 
     def shape(self, function: str) -> Shape:
         """Fixed sizes of a function."""
+        if function not in (PREFILL, DECODE):  # Of records that are learned: nothing is kept between calls.
+            positions = self.functions[function]["inputs"]["hidden"][3]
+            lower = self.slots.layers[0] if self.slots else self.layers
+            return Shape(context=0, positions=positions, cache=Cache.NONE, lower=lower)
         positions = 1 if function == DECODE else self.prefill_positions
         return Shape(context=self.context, positions=positions, cache=self.cache, slots=self.slots)
 
@@ -121,7 +125,7 @@ class Contract:
                 ),
                 head=tuple(fields["head"]),
                 functions=_sizes(fields["functions"]),
-                extra={key: fields[key] for key in ("embedding",) if key in fields},
+                extra={key: fields[key] for key in ("embedding", "learning") if key in fields},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as cause:
             raise PackageError(f"the package's contract cannot be read ({cause!r}); convert it again") from cause
@@ -167,6 +171,8 @@ def _arrays(decoder: NeuralEngineDecoder) -> dict[str, dict[str, tuple[int, ...]
     sizes: dict[str, tuple[int, ...]] = {
         f"logits_{index}": (1, size, 1, 1) for index, size in enumerate(decoder.chunks)
     }
+    if shape.lower is not None:
+        sizes = {"states": decoder.inputs["hidden"]}
     if shape.cache is Cache.ARRAYS:
         sizes |= dict.fromkeys(("new_keys", "new_values"), (*cache[:3], shape.positions))
     states: dict[str, tuple[int, ...]] = dict.fromkeys(("keys", "values"), cache) if shape.cache is Cache.STATE else {}

@@ -2,7 +2,8 @@
 
 (1) read the student and take it apart;
 (2) lay each function out and trace it;
-(3) convert each trace (iOS 18, float16) and put compressed weights in place of the dense ones, exactly;
+(3) convert each trace (iOS 18, float16) and put compressed weights in place of the dense ones, exactly; likewise the
+    functions that learn, where they are wanted (learning_package.py);
 (4) join the functions; equal weights are stored once;
 (5) add contract, tokenizer and the torch line of every operation;
 (6) run the package on a few tokens and compare it with torch: a package that differs is not left.
@@ -11,7 +12,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,19 @@ from safetensors.torch import save_file
 
 from sdk.build.coreml.contract import DECODE, PREFILL, Contract, contract_of
 from sdk.build.coreml.conversation import Conversation
-from sdk.build.coreml.encoded import Encoded
 from sdk.build.coreml.encoding import encodings_of
-from sdk.build.coreml.families import Parts, Weight, parts_of
+from sdk.build.coreml.families import Parts, parts_of
 from sdk.build.coreml.layout import MAX_DIMENSION, TARGETS, AdapterSlots, Cache, NeuralEngineDecoder, Shape
+from sdk.build.coreml.learning_package import BELOW, Learning, directions_of
 from sdk.build.coreml.library import coremltools, quiet
 from sdk.build.coreml.origin import lines_of
+from sdk.build.coreml.placed import encode, on_grid, saved
 from sdk.build.coreml.program import EXTRAS, Name, Package
 from sdk.build.coreml.student import Student
+from sdk.build.coreml.worn import LearningShape
 from sdk.errors import ConversionError
 
-__all__ = ["Plan", "Report", "convert", "encode", "saved"]
+__all__ = ["Plan", "Report", "convert"]
 
 Tell = Callable[[str, int, int], None]
 """Told (what is done now, done, total)."""
@@ -53,6 +56,12 @@ class Plan:
     adapter_layers: int = 4
     """Upper layers that can carry an adapter; 0 for none."""
     adapter_rank: int = 8
+    learns: str = ""
+    """One of personalize.trainable.KINDS: the package can learn such an adapter. Empty: it only answers."""
+    records: int = 4
+    """Records of one call of the learning step."""
+    record_positions: int = 64
+    """Positions of a record, padding included."""
 
     def __post_init__(self) -> None:
         if self.context < 32 or self.context % 32 or self.context > MAX_DIMENSION:
@@ -75,59 +84,97 @@ class Report:
     """Weights that stand compressed in the package."""
     difference: float
     """Largest difference of a logit from torch, as a share of the largest logit, over a few tokens."""
+    learning: Mapping[str, float]
+    """Precision to |clipped sums − torch's| / |torch's| of one step; empty for a package that does not learn."""
     contract: Contract
 
 
-def convert(student: Path, out: Path, plan: Plan | None = None, *, progress: Tell | None = None) -> Report:
+def convert(
+    student: Path, out: Path, plan: Plan | None = None, *, basis: Path | None = None, progress: Tell | None = None
+) -> Report:
     """Compile a student for Core ML.
 
     Args:
         student: Folder of a bundle or checkpoint; what `build compress` wrote keeps its compressed form.
         out: Where the package goes; must not exist, must end in .mlpackage.
         plan: Sizes; None for the defaults.
+        basis: For a plan that learns `basis`: the pack of directions, `basis/NAME` of the bundle.
         progress: Told what is done.
 
     Raises:
         ConversionError: Another family, sizes that do not fit, or a package that differs from torch; nothing is left.
+        PackError: The pack is damaged or of another base.
     """
-    plan, tell = plan or Plan(), progress or (lambda what, done, total: None)
+    plan, told = plan or Plan(), progress or (lambda what, done, total: None)
     if out.suffix != ".mlpackage" or out.exists():
         raise ConversionError(f"{out} must end in .mlpackage and not exist yet; remove it or choose another name")
-    tell("read the student", 0, 6)
     opened = Student.open(student)
     parts = parts_of(opened.model)
-    encoded = _on_grid(parts, encodings_of(opened.folder))
-    decoders = _laid_out(parts, plan)
+    encoded = on_grid(parts, encodings_of(opened.folder))
+    decoders, learning = _laid_out(parts, plan), _learning(parts, plan, opened.base_digest, basis)
+    if learning is not None and learning.below is not None:
+        decoders[BELOW] = learning.below
+    steps = _steps([*decoders, *(learning.modules if learning else ())], told)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".coreml-") as work, quiet():
         pieces, lines = {}, {}
-        for at, (name, decoder) in enumerate(decoders.items()):
-            tell(f"convert {name}", 1 + at, 6)
+        for name, decoder in decoders.items():
+            next(steps)
             trace = _traced(decoder)
             program = _program(trace, decoder)
             lines[name] = lines_of(trace, decoder.outputs)
             encode(program, encoded)
             pieces[name] = Path(work) / f"{name}.mlpackage"
             saved(program, pieces[name])
-        tell("join the functions", 3, 6)
+        if learning is not None:
+            for name in learning.modules:
+                next(steps)
+                pieces[name] = Path(work) / f"{name}.mlpackage"
+                saved(learning.program(name, encoded), pieces[name])
+        next(steps)
         staged = Path(work) / out.name
         _join(pieces, staged)
         contract = contract_of(parts, decoders, base_digest=opened.base_digest)
-        contract = _complete(Package.open(staged), contract)
-        tell("add contract and tokenizer", 4, 6)
+        contract = _complete(Package.open(staged), contract, learning)
         _add_extras(staged, Path(work), opened, parts, contract, lines)
-        tell("compare with torch", 5, 6)
+        next(steps)
         difference = _difference(staged, opened.model)
+        learned = learning.differences(staged, opened.model) if learning else {}
         staged.rename(out)
-    tell("done", 6, 6)
+    next(steps)
     package = Package.open(out)
     return Report(
         package=out,
         bytes=sum(file.stat().st_size for file in out.rglob("*") if file.is_file()),
-        operations={name: _work(package, name) for name in decoders},
+        operations={name: _work(package, name) for name in pieces},
         encoded=len(encoded),
         difference=difference,
+        learning=learned,
         contract=contract,
     )
+
+
+def _steps(functions: Sequence[str], told: Tell) -> Iterator[None]:
+    """Tell what is done now, each time one asks for the next."""
+    names = [*(f"convert {name}" for name in functions), "join the functions", "compare with torch", "done"]
+    for at, name in enumerate(names):
+        told(name, at, len(names) - 1)
+        yield
+
+
+def _learning(parts: Parts, plan: Plan, base_digest: str, basis: Path | None) -> Learning | None:
+    if not plan.learns:
+        if basis is not None:
+            raise ConversionError("a pack of directions is for a package that learns them; add --learns basis")
+        return None
+    count = len(parts.layers)
+    shape = LearningShape(
+        layers=tuple(range(count - plan.adapter_layers, count)),
+        records=plan.records,
+        positions=plan.record_positions,
+        rank=plan.adapter_rank,
+        kind=plan.learns,
+    )
+    return Learning.of(parts, shape, directions_of(basis, base_digest) if basis else None)
 
 
 def _laid_out(parts: Parts, plan: Plan) -> dict[str, NeuralEngineDecoder]:
@@ -176,72 +223,6 @@ def _program(trace: Any, decoder: NeuralEngineDecoder) -> Any:
     )
 
 
-def _weights(parts: Parts) -> dict[str, Weight]:
-    """Name of each map's constant in a program to the rows of the checkpoint that it holds."""
-    found = {
-        f"layers.{index}.maps.{name}.weight": weight
-        for index, layer in enumerate(parts.layers)
-        for name, weight in layer.maps.items()
-    }
-    for chunk, start in enumerate(range(0, parts.geometry.vocabulary, MAX_DIMENSION)):
-        rows = parts.head.values[start : start + MAX_DIMENSION]
-        found[f"head.{chunk}.weight"] = replace(parts.head, values=rows, first=start)
-    return found
-
-
-def _on_grid(parts: Parts, encodings: Mapping[str, Encoded]) -> dict[str, Encoded]:
-    """Name of each compressed constant in a program to its codes.
-
-    Raises:
-        ConversionError: A weight is not what its codes say.
-    """
-    found = {}
-    for name, weight in _weights(parts).items():
-        if weight.tensor in encodings:
-            found[name] = encodings[weight.tensor].rows(weight.first, len(weight.values))
-            if not torch.equal(found[name].values(), weight.values):
-                raise ConversionError(f"{weight.tensor} is not on its grid any more; compress the student again")
-    return found
-
-
-def encode(program: Any, encoded: Mapping[str, Encoded]) -> None:
-    """Put compressed weights in place of the dense ones of the same name."""
-    from coremltools.converters.mil.mil import Builder, types
-    from coremltools.converters.mil.mil.scope import ScopeInfo
-
-    block = program.functions["main"]
-    constants = {op.name.removesuffix("_to_fp16"): op for op in block.operations if op.op_type == "const"}
-    with block:
-        for name, codes in encoded.items():
-            old = constants[name]
-            scopes = [
-                ScopeInfo(source=source, data=data)
-                for source, data in old.scopes.items()
-                if source.name.startswith("TORCHSCRIPT")
-            ]
-            with Builder.scope(*scopes):  # The new constant belongs to the module of the old one.
-                new = codes.emit(Builder, types, name=f"{name}_encoded", before=old)
-            block.replace_uses_of_var_after_op(
-                anchor_op=old, old_var=old.outputs[0], new_var=new, no_check_var_types=True
-            )
-            block.remove_ops([old])
-
-
-def saved(program: Any, path: Path) -> None:
-    """Write a MIL program as a package of its own, as it is."""
-    library = coremltools()
-    model = library.convert(
-        program,
-        source="milinternal",
-        convert_to="mlprogram",
-        minimum_deployment_target=library.target.iOS18,
-        compute_precision=library.precision.FLOAT32,  # Types stand in the program; nothing is cast again.
-        pass_pipeline=library.PassPipeline.EMPTY,
-        skip_model_load=True,
-    )
-    model.save(str(path))
-
-
 def _join(pieces: Mapping[str, Path], out: Path) -> None:
     utilities = coremltools().utils
     joined = utilities.MultiFunctionDescriptor()
@@ -251,8 +232,8 @@ def _join(pieces: Mapping[str, Path], out: Path) -> None:
     utilities.save_multifunction(joined, str(out))
 
 
-def _complete(package: Package, contract: Contract) -> Contract:
-    """The contract with what is known of the package only: the head's constants, and where their rows stand."""
+def _complete(package: Package, contract: Contract, learning: Learning | None) -> Contract:
+    """The contract with how to learn, and what only the package tells: the head's constants, where their rows stand."""
     operations = package.function(DECODE).operations
     heads = []
     for output in (name for name in contract.functions[DECODE]["outputs"] if name.startswith("logits_")):
@@ -261,7 +242,8 @@ def _complete(package: Package, contract: Contract) -> Contract:
         heads.append(weight.name)
     made = {output.name: op for op in operations for output in op.outputs}
     embedding = [{"rows": _places(package, made[name], made)} for name in heads] if contract.tied else []
-    return replace(contract, head=tuple(heads), extra={"embedding": embedding})
+    taught = {"learning": learning.contract()} if learning else {}
+    return replace(contract, head=tuple(heads), extra={"embedding": embedding, **taught})
 
 
 def _places(package: Package, operation: Any, made: Mapping[str, Any]) -> dict[str, Any]:

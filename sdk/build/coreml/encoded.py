@@ -4,7 +4,8 @@ A weight of shape (out, in) is one of
     blocks      value = scale × (code − zero), scales and zeros by row and block of columns;
     palette     value = lut[group of rows, code];
     sparse      value where mask is set, else 0; the values themselves plain, blocks or palette.
-Values are those of the declared type, float16: what torch computes with, a package holds, bit for bit.
+Values are those of the declared type, float16, or float32 where the scales are: what torch computes with, a package
+holds, bit for bit.
 """
 
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ class Encoded:
     """Bits of a code: 1, 2, 3, 4, 6 or 8; 16 for a plain sparse weight."""
     signed: bool = False
     scales: Tensor | None = None
-    """Shape (out, blocks), float16."""
+    """Shape (out, blocks), float16, or float32 where the values are to be."""
     zeros: Tensor | None = None
     """Shape (out, blocks), of the codes' type."""
     lut: Tensor | None = None
@@ -51,7 +52,7 @@ class Encoded:
         return -(-bits // 8)
 
     def values(self) -> Tensor:
-        """The weights, shape (out, in), float32, all of them float16 numbers."""
+        """The weights, shape (out, in), float32, all of them numbers of the declared type."""
         dense = self.codes.float()
         if self.lut is not None:
             rows = len(self.codes) // len(self.lut)
@@ -64,7 +65,8 @@ class Encoded:
             dense = (blocks * self.scales.float()[:, :, None]).reshape(dense.shape)
         if self.mask is not None:
             dense = torch.where(self.mask, dense, 0.0)
-        return dense.half().float()
+        exact = self.scales is not None and self.scales.dtype == torch.float32
+        return dense if exact else dense.half().float()
 
     def rows(self, first: int, count: int) -> "Encoded":
         """A part of its rows.

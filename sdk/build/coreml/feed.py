@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sdk.build.coreml.contract import MASKED, Contract
-from sdk.build.coreml.layout import Cache
+from sdk.build.coreml.layout import Cache, Shape
 
 __all__ = ["arrays_of", "no_adapter"]
 
@@ -16,7 +16,7 @@ def arrays_of(contract: Contract, function: str, embeddings: Tensor, *, start: i
 
     Args:
         contract: Of the model.
-        function: PREFILL or DECODE.
+        function: PREFILL, DECODE, or the one that makes states of a record, from position 0.
         embeddings: Rows of the embedding, shape (tokens, width), 1 ≤ tokens ≤ the function's positions.
         start: Position of the first of them.
     """
@@ -36,12 +36,12 @@ def arrays_of(contract: Contract, function: str, embeddings: Tensor, *, start: i
         arrays.setdefault("cosine_local", arrays["cosine"])
         arrays.setdefault("sine_local", arrays["sine"])
     for name, window in windows.items():
-        arrays[name] = _mask(contract, shape.positions, start, window)
-    if contract.cache is Cache.STATE:
+        arrays[name] = _mask(shape, start, window)
+    if shape.cache is Cache.STATE:
         arrays["write"] = torch.zeros(1, 1, shape.positions, contract.context)
         rows = torch.arange(count)
         arrays["write"][0, 0, rows, start + rows] = 1
-    if shape.positions > 1:
+    if shape.positions > 1 and shape.lower is None:
         arrays["select"] = torch.zeros(1, 1, shape.positions, 1)
         arrays["select"][0, 0, count - 1] = 1
     return arrays
@@ -54,13 +54,13 @@ def no_adapter(contract: Contract, function: str) -> dict[str, Tensor]:
     return {f"{target}_{part}": torch.zeros(inputs[f"{target}_{part}"]) for target in targets for part in "ab"}
 
 
-def _mask(contract: Contract, positions: int, start: int, window: int) -> Tensor:
+def _mask(shape: Shape, start: int, window: int) -> Tensor:
     """Shape (1, 1, positions, seen): what row i, at position start + i, may look at."""
-    rows = start + torch.arange(positions)[:, None]
-    columns = torch.arange(contract.context)[None]
-    if contract.cache is Cache.ARRAYS:  # Earlier positions from the cache, this call's from the columns after it.
+    rows = start + torch.arange(shape.positions)[:, None]
+    columns = torch.arange(shape.context)[None]
+    if shape.cache is not Cache.STATE:  # Earlier positions from the cache, this call's from the columns after it.
         earlier = torch.where(columns < start, columns, torch.iinfo(torch.int64).max)
-        columns = torch.cat((earlier, start + torch.arange(positions)[None]), 1)
+        columns = torch.cat((earlier, start + torch.arange(shape.positions)[None]), 1)
     allowed = columns <= rows
     if window:
         allowed &= columns > rows - window

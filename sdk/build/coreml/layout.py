@@ -9,7 +9,8 @@ Rules that the layout keeps (docs/core_ml.md has their sources):
 (5) no dimension is over MAX_DIMENSION: the head is cut into chunks.
 
 The cache of keys and values is either a state that the graph updates under a mask, or an input whose new columns are
-outputs. Adapters are inputs, one pair of stacked arrays a target.
+outputs. Adapters are inputs, one pair of stacked arrays a target. Cut off below the adapted layers, the same layout
+makes the hidden states that a learning step starts from.
 """
 
 from collections.abc import Mapping
@@ -35,6 +36,8 @@ class Cache(Enum):
     """In the model: two states, written under a mask."""
     ARRAYS = "arrays"
     """With the caller: two inputs; the new columns are outputs."""
+    NONE = "none"
+    """Nowhere: a call sees its own positions only. For records that are learned, not for conversations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,8 @@ class Shape:
     """Positions a call processes: 1 to decode, more to prefill."""
     cache: Cache = Cache.STATE
     slots: AdapterSlots | None = None
+    lower: int | None = None
+    """Layers from the bottom whose hidden states are the output; None for all of them and the head."""
 
 
 class NeuralEngineDecoder(nn.Module):
@@ -73,7 +78,7 @@ class NeuralEngineDecoder(nn.Module):
         self.geometry, self.shape = parts.geometry, shape
         self.widths = {name: weight.values.shape for name, weight in parts.layers[0].maps.items()}
         self.layers = nn.ModuleList(
-            _Layer(layer, parts.geometry, index, shape) for index, layer in enumerate(parts.layers)
+            _Layer(layer, parts.geometry, index, shape) for index, layer in enumerate(parts.layers[: shape.lower])
         )
         self.final_norm = _Norm(parts.final_norm, parts.geometry.epsilon)
         starts = range(0, parts.geometry.vocabulary, MAX_DIMENSION)
@@ -88,33 +93,39 @@ class NeuralEngineDecoder(nn.Module):
     def inputs(self) -> dict[str, tuple[int, ...]]:
         """Name to size of every input, in the order of `forward`."""
         geometry, shape = self.geometry, self.shape
-        seen = shape.context + (shape.positions if shape.cache is Cache.ARRAYS else 0)
+        seen = shape.context + (0 if shape.cache is Cache.STATE else shape.positions)
         sizes: dict[str, tuple[int, ...]] = {"hidden": (1, geometry.width, 1, shape.positions)}
         for suffix in ("", "_local") if self.windowed else ("",):
             sizes[f"cosine{suffix}"] = sizes[f"sine{suffix}"] = (1, 1, geometry.rotated, shape.positions)
             sizes[f"mask{suffix}"] = (1, 1, shape.positions, seen)
         if shape.cache is Cache.STATE:
             sizes["write"] = (1, 1, shape.positions, shape.context)
-        else:
+        elif shape.cache is Cache.ARRAYS:
             sizes["keys"] = sizes["values"] = self.cache_size
-        if shape.positions > 1:
+        if shape.positions > 1 and shape.lower is None:
             sizes["select"] = (1, 1, shape.positions, 1)
         return sizes | self._adapter_sizes()
 
     @property
     def outputs(self) -> list[str]:
         """Names of the outputs, in the order of `forward`."""
+        if self.shape.lower is not None:
+            return ["states"]
         fresh = ["new_keys", "new_values"] if self.shape.cache is Cache.ARRAYS else []
         return [f"logits_{chunk}" for chunk in range(len(self.head))] + fresh
 
     def forward(self, *arrays: Tensor) -> tuple[Tensor, ...]:
-        """One call: logits of one position, in chunks, and with Cache.ARRAYS the new columns of keys and values."""
+        """One call: logits of one position, in chunks, and with Cache.ARRAYS the new columns of keys and values.
+
+        Of a decoder cut off with `lower`, the hidden states above its layers, (1, width, 1, positions).
+        """
         given = dict(zip(self.inputs, arrays, strict=True))
         hidden, fresh = given["hidden"], []
-        caches = (self.keys, self.values) if self.shape.cache is Cache.STATE else (given["keys"], given["values"])
         for layer in self.layers:
-            hidden, new = layer(hidden, given, caches)
+            hidden, new = layer(hidden, given, self._caches(given))
             fresh.append(new)
+        if self.shape.lower is not None:
+            return (hidden,)
         if self.shape.positions > 1:  # Only the last real position meets the head.
             hidden = torch.matmul(hidden.reshape(1, 1, self.geometry.width, -1), given["select"])
             hidden = hidden.reshape(1, self.geometry.width, 1, 1)
@@ -123,6 +134,11 @@ class NeuralEngineDecoder(nn.Module):
         if self.shape.cache is Cache.STATE:
             return logits
         return (*logits, torch.cat([keys for keys, _ in fresh]), torch.cat([values for _, values in fresh]))
+
+    def _caches(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        if self.shape.cache is Cache.STATE:
+            return self.keys, self.values
+        return (given["keys"], given["values"]) if self.shape.cache is Cache.ARRAYS else ()
 
     @property
     def cache_size(self) -> tuple[int, int, int, int]:
@@ -152,7 +168,7 @@ class _Layer(nn.Module):
         self.slot = slots.layers.index(index) if slots is not None and index in slots.layers else None
 
     def forward(
-        self, hidden: Tensor, given: Mapping[str, Tensor], caches: tuple[Tensor, Tensor]
+        self, hidden: Tensor, given: Mapping[str, Tensor], caches: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """(1, width, 1, positions) in and out, and the new keys and values, (1, kv heads, head width, positions)."""
         mixed, fresh = self._attention(self.norms["before_attention"](hidden), given, caches)
@@ -166,7 +182,7 @@ class _Layer(nn.Module):
         return hidden + self._after("after_mlp", self._map("down_proj", gate * up, given)), fresh
 
     def _attention(
-        self, normed: Tensor, given: Mapping[str, Tensor], caches: tuple[Tensor, Tensor]
+        self, normed: Tensor, given: Mapping[str, Tensor], caches: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         kv_heads, width, positions = self.geometry.kv_heads, self.geometry.head_width, self.shape.positions
         group = self.geometry.heads // kv_heads
@@ -188,10 +204,12 @@ class _Layer(nn.Module):
         return self._map("o_proj", mixed, given), (new_keys, new_values)
 
     def _seen(
-        self, caches: tuple[Tensor, Tensor], fresh: tuple[Tensor, Tensor], given: Mapping[str, Tensor]
+        self, caches: tuple[Tensor, ...], fresh: tuple[Tensor, Tensor], given: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Keys and values of this layer that the positions may look at, those of this call included."""
         row = slice(self.index, self.index + 1)
+        if self.shape.cache is Cache.NONE:
+            return fresh
         if self.shape.cache is Cache.ARRAYS:
             keys, values = (torch.cat((cache[row], new), 3) for cache, new in zip(caches, fresh, strict=True))
             return keys, values

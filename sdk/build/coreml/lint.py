@@ -49,17 +49,22 @@ class Suppression:
     reason: str
     tensor: str = "*"
     """Shell pattern of tensors."""
+    function: str = "*"
+    """Shell pattern of functions."""
 
 
+LEARNS = "a night's step, which is not in a hurry: its sums want float32, so it is for the CPU or the GPU"
 OWN_LAYOUT = (
     Suppression(rule="narrow-last-axis", reason="a decode call has one position; padding of so few arrays is small"),
     Suppression(rule="state", reason="chosen at conversion with --cache; both forms are built and compared"),
+    Suppression(rule="*", reason=LEARNS, function="learn"),
+    Suppression(rule="*", reason=LEARNS, function="worn"),
 )
 """What is accepted in packages of our own converter."""
 
 
 def read_suppressions(file: Path) -> list[Suppression]:
-    """Read a JSON list of objects with `rule`, `reason` and if wanted `tensor`.
+    """Read a JSON list of objects with `rule`, `reason` and if wanted `tensor` and `function`.
 
     Raises:
         PackageError: Not such a list, an unknown rule, or one without a reason.
@@ -109,7 +114,8 @@ def standing(hits: Iterable[Hit]) -> list[Hit]:
 
 def _judged(hit: Hit, accepted: Iterable[Suppression]) -> Hit:
     for entry in accepted:
-        if entry.rule == hit.rule and fnmatch.fnmatch(hit.tensor, entry.tensor):
+        pairs = ((hit.rule, entry.rule), (hit.tensor, entry.tensor), (hit.function, entry.function))
+        if all(fnmatch.fnmatch(name, pattern) for name, pattern in pairs):
             return Hit(**asdict(hit) | {"reason": entry.reason})
     return hit
 

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from sdk.build.coreml.layout import Cache
 from sdk.cli.build import build
-from sdk.errors import CompressionError, PackageError
+from sdk.errors import CompressionError, ConversionError, PackageError
 from tests.sdk.build.coreml.compiled import compiled, plain
 
 
@@ -22,9 +22,12 @@ def test_compress_and_compile_say_what_they_made(tmp_path: Path) -> None:
     assert made["worst"] in made["errors"]
     package = tmp_path / "x.mlpackage"
     command = ["coreml", str(small), "--out", str(package), "--context", "32", "--prefill", "4", "--json"]
-    facts = json.loads(asked(*command, "--adapter-layers", "0"))
+    sizes = ["--adapter-layers", "1", "--adapter-rank", "2", "--records", "2", "--record-positions", "4"]
+    facts = json.loads(asked(*command, *sizes, "--learns", "frozen-a"))
     assert facts["encoded"] == 8  # Seven maps and the head.
     assert facts["difference"] < 5e-3
+    assert facts["learning"]["declared"] <= 1e-3
+    assert facts["operations"].keys() == {"prefill", "decode", "learn"}  # No layer is below an adapted one.
     assert (
         json.loads(asked("execute", str(package), "--prompt", "the cat", "--tokens", "3", "--json"))["findings"] == []
     )
@@ -46,6 +49,14 @@ def test_strict_lint_and_an_unknown_scheme_refuse(tmp_path: Path) -> None:
     student = plain(tmp_path / "student", layers=1)
     refused = CliRunner().invoke(build, ["compress", str(student), "--scheme", "int3", "--out", str(tmp_path / "x")])
     assert isinstance(refused.exception, CompressionError)
+
+
+def test_learning_directions_without_a_pack_is_refused(tmp_path: Path) -> None:
+    student = plain(tmp_path / "student", layers=1)
+    command = ["coreml", str(student), "--out", str(tmp_path / "x.mlpackage"), "--adapter-layers", "1"]
+    with pytest.raises(ConversionError, match="give --basis"):
+        CliRunner().invoke(build, [*command, "--learns", "basis"], catch_exceptions=False)
+    assert not (tmp_path / "x.mlpackage").exists()
 
 
 def test_a_folder_that_is_no_package_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import functools
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,13 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from personalize.adapter import AdapterSpec, fresh
+from personalize.pack import DomainPack
+from personalize.trainable import Basis
 from sdk.build.checkpoint import save_checkpoint
 from sdk.build.coreml.convert import Plan, Report, convert
 from sdk.build.coreml.layout import Cache
+from sdk.build.coreml.student import Student
 from sdk.build.grid import Grid, packed8
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -110,7 +115,22 @@ def student(form: str) -> Path:
 
 
 @functools.cache
+def pack_of(folder: Path) -> Path:
+    """Made-up directions for a student, in the form in which `build basis` puts them into a bundle."""
+    opened = Student.open(folder)
+    start = fresh(opened.model, AdapterSpec(layers=(1,), rank=PLAN.adapter_rank), fits_base=opened.base_digest)
+    generator = torch.Generator().manual_seed(6)
+    b = {site: 0.1 * torch.randn(value.shape, generator=generator) for site, value in start.b.items()}
+    directions = {site: torch.randn(6, *value.shape, generator=generator) for site, value in start.b.items()}
+    pack = workshop() / f"pack-{folder.name}"
+    DomainPack(start=replace(start, b=b), basis=Basis(directions=directions, variance=torch.ones(6))).save(pack)
+    return pack
+
+
+@functools.cache
 def compiled(form: str, cache: Cache) -> Report:
-    """Its package, with room for an adapter in the last layer."""
-    plan = Plan(**{**PLAN.__dict__, "cache": cache})
-    return convert(student(form), workshop() / f"{form}-{cache.value}.mlpackage", plan)
+    """Its package, with room for an adapter in the last layer; a packed student's also learns one of kind basis."""
+    plan, basis = replace(PLAN, cache=cache), None
+    if form == "packed":
+        plan, basis = replace(plan, learns="basis", records=2, record_positions=10), pack_of(student(form))
+    return convert(student(form), workshop() / f"{form}-{cache.value}.mlpackage", plan, basis=basis)

@@ -24,6 +24,7 @@ from sdk.build.coreml.execute import Session
 from sdk.build.coreml.layout import Cache
 from sdk.build.coreml.library import coremltools, quiet
 from sdk.build.coreml.origin import Origin
+from sdk.build.coreml.placed import encode, saved
 from sdk.build.coreml.program import Package
 from sdk.build.coreml.student import Student
 from sdk.errors import ConversionError, PackageError
@@ -128,8 +129,8 @@ def test_every_scheme_is_in_a_package_bit_for_bit(tmp_path: Path) -> None:
             minimum_deployment_target=library.target.iOS18,
             convert_to="milinternal",
         )
-        conversion.encode(program, {f"maps.{name}.weight": encoded for name, encoded in codes.items()})
-        conversion.saved(program, tmp_path / "x.mlpackage")
+        encode(program, {f"maps.{name}.weight": encoded for name, encoded in codes.items()})
+        saved(program, tmp_path / "x.mlpackage")
     session = Session(Package.open(tmp_path / "x.mlpackage"))
     for name, encoded in codes.items():
         assert torch.equal(session.constant(f"maps_{name}_weight_encoded")[:, :, 0, 0], encoded.values()), name

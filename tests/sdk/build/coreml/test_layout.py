@@ -1,5 +1,6 @@
 """The layout computes what transformers computes, for every family, cache form and length of call."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,17 +49,33 @@ def logits_of(model: Any, cache: Cache, *, slots: AdapterSlots | None = None) ->
     return torch.stack(found), wanted[ends]
 
 
-@pytest.mark.parametrize("cache", list(Cache))
+@pytest.mark.parametrize("cache", [Cache.STATE, Cache.ARRAYS])
 def test_a_llama_laid_out_gives_the_same_logits(cache: Cache) -> None:
     found, wanted = logits_of(tiny_model(), cache, slots=AdapterSlots(layers=(2, 3), rank=4))
     assert (found - wanted).abs().max() <= 1e-4  # Float32 against float32; the contract of the real base is 1e-3.
 
 
 @pytest.mark.parametrize("name", ["qwen2", "qwen3", "phi3", "gemma3"])
-@pytest.mark.parametrize("cache", list(Cache))
+@pytest.mark.parametrize("cache", [Cache.STATE, Cache.ARRAYS])
 def test_other_families_laid_out_give_the_same_logits(name: str, cache: Cache) -> None:
     found, wanted = logits_of(family(name), cache)
     assert (found - wanted).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_a_decoder_cut_off_gives_the_states_between_the_layers(name: str) -> None:
+    model = tiny_model() if name == "llama" else family(name)
+    parts, cut = parts_of(model), len(model.model.layers) - 1
+    whole = NeuralEngineDecoder(parts, Shape(context=CONTEXT, positions=1))
+    lower = NeuralEngineDecoder(parts, Shape(context=0, positions=PROMPT, cache=Cache.NONE, lower=cut))
+    contract = contract_of(parts, {DECODE: whole, "below": lower}, base_digest="none")
+    contract = replace(contract, slots=AdapterSlots(layers=(cut,), rank=1))
+    ids = torch.randint(3, 320, (PROMPT,), generator=torch.Generator().manual_seed(2))
+    arrays = arrays_of(contract, "below", parts.embedding[ids], start=0)
+    with torch.no_grad():
+        (found,) = lower(*(arrays[name] for name in lower.inputs))
+        wanted = model.model(ids[None], output_hidden_states=True).hidden_states[cut]
+    assert torch.allclose(found[0, :, 0].t(), wanted[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.real

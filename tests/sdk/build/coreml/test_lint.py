@@ -68,8 +68,9 @@ def test_our_own_layout_has_no_error_and_only_accepted_warnings(form: str, cache
 
 
 def test_every_acceptance_of_our_own_is_needed() -> None:
-    used = {hit.rule for hit in lint(compiled("packed", Cache.STATE).package) if hit.reason}
-    assert used == {entry.rule for entry in OWN_LAYOUT}
+    used = {(hit.reason, hit.function) for hit in lint(compiled("packed", Cache.STATE).package) if hit.reason}
+    for entry in OWN_LAYOUT:
+        assert any(reason == entry.reason and entry.function in ("*", function) for reason, function in used)
 
 
 def test_a_suppression_needs_a_rule_and_a_reason_and_covers_its_tensors(tmp_path: Path) -> None:

@@ -4,18 +4,23 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from personalize.errors import PersonalizeError
+from privacy.errors import PrivacyError
 from sdk.cli.ask import opened, session_file
 from sdk.cli.cloud import cloud_options, hand_off, person, record, told
 from sdk.cli.options import adapter_option, answer, engine_option, home_option, json_option
 from sdk.errors import SdkError
 
 if TYPE_CHECKING:
+    from sdk.device.answers.records import Answer
     from sdk.device.answers.session import Session
+    from sdk.device.assistant import Assistant
     from sdk.device.hybrid import HandOff
 
 __all__ = ["chat"]
@@ -24,6 +29,8 @@ HELP = """\
 /help     these lines
 /history  what was said so far
 /new      forget this conversation and begin another
+/good     remember the last answer for the next night; /bad: it is never learned from
+/edit TEXT  remember TEXT as what the last answer should have been
 /quit     leave; so do Ctrl-D, and Ctrl-C where nothing is being written
 Ctrl-C    ends the answer that is being written"""
 
@@ -58,13 +65,14 @@ def chat(
     behind = hand_off(assistant, home, **cloud)
     session = assistant.session(restore=file if file is not None and file.exists() else None)
     session.instructions = session.instructions if system is None else system
+    talk = _Talk(assistant, session, behind, max_tokens, as_json)
     for asked in _lines():
         if asked == "/quit":
             break
         if asked.startswith("/"):
-            _command(session, asked)
+            talk.command(*asked.split(" ", 1))
         elif asked:
-            _answer(session, asked, max_tokens, behind, as_json=as_json)
+            talk.answer(asked)
         if file is not None:
             session.save(file)
 
@@ -85,41 +93,72 @@ def _lines() -> Iterator[str]:
             return
 
 
-def _command(session: "Session", asked: str) -> None:
-    if asked == "/new":
-        session.history, session.earlier = [], ""
-    elif asked == "/history":
-        for turn in session.history:
-            click.echo(f"{turn['role']}: {turn['content']}")
-    else:
-        click.echo(HELP if asked == "/help" else f"no such command: {asked}\n{HELP}", err=True)
+@dataclass
+class _Talk:
+    """One conversation on a screen, and the last answer as it stands."""
 
+    assistant: "Assistant"
+    session: "Session"
+    behind: "HandOff | None"
+    max_tokens: int
+    as_json: bool
+    last: "Answer | None" = None
 
-def _answer(session: "Session", asked: str, max_tokens: int, behind: "HandOff | None", *, as_json: bool) -> None:
-    """Write one answer; what is refused is said in one line, and the conversation goes on."""
-    made = final = None
-    try:
-        with _interrupted_by_ctrl_c(session.cancel):
-            for piece in session.stream(asked, max_new_tokens=max_tokens):
-                if not as_json and behind is None:
-                    click.echo(piece.text, nl=False)
-                made = piece.answer or made
-        if made and behind:
-            final = behind.in_session(session, answer=made, ask=person(), max_new_tokens=max_tokens)
-    except SdkError as refused:
-        click.echo(str(refused), err=True)
-    except KeyboardInterrupt:
-        click.echo("no longer waited for the larger model", err=True)
-    if made is None:
-        return
-    if as_json:
-        answer(record(made, final), "", as_json=True)
-        return
-    seconds = made.timing.total_s + (final.cloud.seconds if final and final.cloud else 0)
-    cut = {"cancelled": ", stopped", "length": ", cut at its longest"}.get(made.finish, "")
-    how = f"{made.usage.answer_tokens} tokens, {seconds:.1f} s{cut if final is None else ''}"
-    text = "" if behind is None else final.text if final else made.text
-    click.echo(f"{text}\n[{made.route}, {how}]" if final is None else f"{text}\n[{told(final)}; {how}]")
+    def command(self, asked: str, text: str = "") -> None:
+        """Do what a line with a slash asks for."""
+        if asked == "/new":
+            self.session.history, self.session.earlier, self.last = [], "", None
+        elif asked == "/history":
+            for turn in self.session.history:
+                click.echo(f"{turn['role']}: {turn['content']}")
+        elif asked in ("/good", "/bad", "/edit"):
+            self.judge(asked, text.strip())
+        else:
+            click.echo(HELP if asked == "/help" else f"no such command: {asked}\n{HELP}", err=True)
+
+    def judge(self, asked: str, text: str) -> None:
+        """Remember how the person took the last answer, a larger model's too; nothing else is learned from."""
+        if self.last is None or (asked == "/edit") != bool(text):
+            why = "/edit needs a text, /good and /bad none" if self.last else "there is no answer yet"
+            click.echo(f"nothing was remembered: {why}", err=True)
+            return
+        try:
+            if asked == "/edit":
+                self.assistant.feedback(self.last, "edited", text)
+            else:
+                self.assistant.feedback(self.last, "accepted" if asked == "/good" else "rejected")
+        except (SdkError, PersonalizeError, PrivacyError) as refused:
+            click.echo(f"nothing was remembered: {refused}", err=True)
+            return
+        words = "remembered; it is never learned from" if asked == "/bad" else "remembered for the next night"
+        click.echo(words, err=True)
+
+    def answer(self, asked: str) -> None:
+        """Write one answer; what is refused is said in one line, and the conversation goes on."""
+        made = final = None
+        try:
+            with _interrupted_by_ctrl_c(self.session.cancel):
+                for piece in self.session.stream(asked, max_new_tokens=self.max_tokens):
+                    if not self.as_json and self.behind is None:
+                        click.echo(piece.text, nl=False)
+                    made = piece.answer or made
+            if made and self.behind:
+                final = self.behind.in_session(self.session, answer=made, ask=person(), max_new_tokens=self.max_tokens)
+        except SdkError as refused:
+            click.echo(str(refused), err=True)
+        except KeyboardInterrupt:
+            click.echo("no longer waited for the larger model", err=True)
+        if made is None:
+            return
+        self.last = replace(made, text=final.text, route="cloud") if final and final.cloud else made
+        if self.as_json:
+            answer(record(made, final), "", as_json=True)
+            return
+        seconds = made.timing.total_s + (final.cloud.seconds if final and final.cloud else 0)
+        cut = {"cancelled": ", stopped", "length": ", cut at its longest"}.get(made.finish, "")
+        how = f"{made.usage.answer_tokens} tokens, {seconds:.1f} s{cut if final is None else ''}"
+        text = "" if self.behind is None else final.text if final else made.text
+        click.echo(f"{text}\n[{made.route}, {how}]" if final is None else f"{text}\n[{told(final)}; {how}]")
 
 
 @contextmanager

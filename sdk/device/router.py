@@ -111,7 +111,7 @@ class Router:
         return Decision(local=confidence > threshold, confidence=confidence, threshold=threshold, reason=reason)
 
 
-def _own(home: Path, base_digest: str, adapter: str) -> Calibration | None:
+def _own(home: Path, base_digest: str, adapter: str | None) -> Calibration | None:
     """What was measured in this home, if it was with this base and adapter."""
     file = home / FILE
     if not file.exists():

@@ -12,6 +12,8 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
+from personalize import Home
+from personalize.learner import Learner
 from sdk.bundle import Bundle
 from sdk.cli import chat as module
 from sdk.cli.app import cli
@@ -45,6 +47,30 @@ def test_commands_show_and_forget_what_was_said() -> None:
     assert "never read" not in told
     assert "no such command: /nonsense" in more
     assert more.count("/quit     leave") == 2
+
+
+def test_how_an_answer_was_taken_is_remembered_and_nothing_else(tmp_path: Path) -> None:
+    lines = (
+        "/good",
+        "the cat",
+        "/edit",
+        "/edit the cat sleeps",
+        "/good more",
+        "/bad",
+        "the dog",
+        "/good",
+        "/new",
+        "/good",
+    )
+    _, more = talk(*lines)
+    assert more.count("nothing was remembered") == 4
+    learner = Learner(Home.open(tmp_path / "home"), None)
+    kept = [record.experience for record in learner.store.all()]
+    learner.close()
+    assert [(one.prompt, one.signal.value) for one in kept] == [
+        ("the cat", "edited"), ("the cat", "rejected"), ("the dog", "accepted"),
+    ]  # fmt: skip
+    assert kept[0].answer == "the cat sleeps"
 
 
 def test_for_a_script_each_answer_is_one_object() -> None:

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from personalize import Home
+from personalize.learner import Learner
 from sdk.bundle import Bundle
 from sdk.cli import cloud as module
 from sdk.cli.app import cli
@@ -145,6 +146,17 @@ def test_a_conversation_goes_on_with_what_the_cloud_said(
     assert [turn["content"] for turn in kept if turn["role"] == "assistant"][::2] == ["the heron", "NO"]
     objects = run("chat", "--max-tokens", "4", "--json", *words, stdin="the cat\n").stdout
     assert json.loads(objects)["route"] == "cloud"
+
+
+def test_a_clouds_answer_is_learned_from_only_where_the_person_says_so(
+    words: list[str], cloud: endpoint.Service, tmp_path: Path
+) -> None:
+    consent(tmp_path).with_standing("always")
+    run("chat", "--max-tokens", "4", *words, stdin="the cat\nthe dog\n/good\n")
+    learner = Learner(Home.open(tmp_path / "home"), None)
+    kept = [(record.experience.prompt, record.experience.answer) for record in learner.store.all()]
+    learner.close()
+    assert kept == [("the dog", "THE DOG")]
 
 
 @pytest.mark.parametrize(("typed", "permitted"), [("y", True), ("n", False), ("", False), ("\x04", False)])

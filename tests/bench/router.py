@@ -1,9 +1,9 @@
 """How far the router's parts go: out-of-scope requests of CLINC150 told from others, and personal data found.
 
-    python -m tests.bench.router scope MODEL DATA    AUROC on CLINC150 with 95 % intervals, in about 6 CPU minutes
+    python -m tests.bench.router scope MODEL DATA    AUROC on CLINC150 with 95 % intervals, in about 4 CPU minutes
     python -m tests.bench.router redaction           share of a labelled set that is redacted whole, and traps altered
 
-MODEL is a model folder or a bundle, DATA the folder with data_full.json. In scope are the 150 intents; 6 requests of
+MODEL is a model folder or a bundle, DATA the folder with data_full.json. In scope are the 150 intents; 15 requests of
 each from the training split teach the detectors, which see no out-of-scope request. Layer and pooling are chosen on the
 validation split, figures are of the test split. Baselines on the same states: the largest probability and the energy of
 a softmax regression to the 150 intents; and the model's own next token's.
@@ -26,7 +26,7 @@ from sdk.device.handoff.redaction import redact
 from tests.personal_data import CONTACTS, TRAPS
 from tests.sdk.device.handoff.test_found import recall
 
-EACH = {"train": 6, "val": 1, "test": 2}  # In-scope requests of each intent.
+EACH = {"train": 15, "val": 2, "test": 2}  # In-scope requests of each intent.
 OUTSIDE_AT_MOST = 300
 OUTSIDE = "oos"
 RESAMPLES = 200
@@ -116,7 +116,7 @@ def scope(model_folder: Path, data: Path) -> None:
     outside = {split: [intent == OUTSIDE for _, intent in rows] for split, rows in splits.items()}
     on_validation = {}
     for name, pooled in found["train"][0].items():
-        far = Scope.fit(pooled, intents).distances(found["val"][0][name])
+        far = Scope.fit(pooled, intents).strangeness(found["val"][0][name])
         on_validation[name] = auroc(far.tolist(), outside["val"]) or 0.5
         print(f"  validation {name}: {on_validation[name]:.3f}", file=sys.stderr)
     best = max(on_validation, key=lambda name: on_validation[name])
@@ -131,6 +131,7 @@ def scope(model_folder: Path, data: Path) -> None:
     print(f"{sum(outside['test'])} out of scope, {len(inside)} in scope; states of {best}, chosen on validation")
     print(f"softmax regression: {sum(inside) / len(inside):.1%} of intents right")
     for name, scores in {
+        "strangeness": Scope.fit(train, intents).strangeness(test),
         "Mahalanobis": Scope.fit(train, intents).distances(test),
         "largest probability": -logits.softmax(1).max(1).values.numpy(),
         "energy": -logits.logsumexp(1).numpy(),

@@ -34,6 +34,18 @@ def test_what_lies_elsewhere_is_told_from_what_lies_where_it_should() -> None:
     assert found > 0.95
 
 
+def test_what_is_odd_whatever_is_asked_for_counts_in_the_distance_and_not_in_the_strangeness() -> None:
+    scope = Scope.fit(*drawn(4000))
+    usual, odd = (
+        np.array([[0.0, 0, 0]]),
+        np.array([[60.0, 0, 0]]),
+    )  # Along a direction that is the same for all classes.
+    neither = np.array([[2.5, -5.0, 0.0]])  # As far from both classes, where no request lies between.
+    assert scope.distances(odd) > scope.distances(usual) + 4
+    assert scope.strangeness(odd) < scope.strangeness(neither)
+    assert scope.strangeness(neither) > scope.strangeness(usual)
+
+
 def test_too_few_requests_or_a_state_that_is_no_number_are_refused() -> None:
     with pytest.raises(RouterError, match="too little"):
         Scope.fit(np.zeros((3, 2)), ["a", "b", "c"])

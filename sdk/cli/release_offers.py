@@ -8,6 +8,7 @@ from sdk.cli.options import answer, json_option, shown_progress
 from sdk.cli.release_options import (
     FILE,
     FOLDER,
+    answer_change,
     answer_request,
     channel_option,
     dry_option,
@@ -112,40 +113,38 @@ def rollout() -> None:
 @rollout.command("set")
 @percent_option
 @one_version
-def set_(repository: Path, name: str, version: str, percent: float, channel: str, dry: bool, as_json: bool) -> None:
+def set_(repository: Path, percent: float, dry: bool, as_json: bool, **what: str) -> None:
     """Let VERSION of NAME reach a share of devices; it waits for signatures."""
-    _roll_out(repository, name, version, per10k_of(percent), channel, dry=dry, as_json=as_json)
+    from sdk.release.offers import roll_out
+
+    answer_change(roll_out, repository, dry=dry, as_json=as_json, per10k=per10k_of(percent), **what)
 
 
 @rollout.command()
 @one_version
-def stop(repository: Path, name: str, version: str, channel: str, dry: bool, as_json: bool) -> None:
+def stop(repository: Path, dry: bool, as_json: bool, **what: str) -> None:
     """Let VERSION of NAME reach nobody any more; devices that have it keep it. It waits for signatures."""
-    _roll_out(repository, name, version, 0, channel, dry=dry, as_json=as_json)
+    from sdk.release.offers import roll_out
+
+    answer_change(roll_out, repository, dry=dry, as_json=as_json, per10k=0, **what)
 
 
 @rollout.command()
 @one_version
-def minimum(repository: Path, name: str, version: str, channel: str, dry: bool, as_json: bool) -> None:
+def minimum(repository: Path, dry: bool, as_json: bool, **what: str) -> None:
     """Let devices below VERSION of NAME move on at once, whatever the rollout; it waits for signatures."""
     from sdk.release.offers import raise_minimum
-    from sdk.release.repository import now_utc
 
-    with opened(repository) as place:
-        request = raise_minimum(place, channel=channel, name=name, version=version, now=now_utc(), dry=dry)
-    answer_request(request, repository, dry=dry, as_json=as_json)
+    answer_change(raise_minimum, repository, dry=dry, as_json=as_json, **what)
 
 
 @click.command()
 @one_version
-def revoke(repository: Path, name: str, version: str, channel: str, dry: bool, as_json: bool) -> None:
+def revoke(repository: Path, dry: bool, as_json: bool, **what: str) -> None:
     """Take VERSION of NAME back: devices that have it leave it at once. It waits for signatures."""
     from sdk.release.offers import revoke as take_back
-    from sdk.release.repository import now_utc
 
-    with opened(repository) as place:
-        request = take_back(place, channel=channel, name=name, version=version, now=now_utc(), dry=dry)
-    answer_request(request, repository, dry=dry, as_json=as_json)
+    answer_change(take_back, repository, dry=dry, as_json=as_json, **what)
 
 
 @click.command()
@@ -164,14 +163,3 @@ def delta(old: Path, new: Path, out: Path, as_json: bool) -> None:
         made = make_delta(Bundle.open(old), Bundle.open(new), out, progress=tell)
     line = f"{out}: {made.bytes / 1e6:.2f} MB instead of {made.bundle_bytes / 1e6:.2f} MB; applied and compared"
     answer({"file": str(out), **asdict(made)}, line, as_json=as_json)
-
-
-def _roll_out(
-    repository: Path, name: str, version: str, per10k: int, channel: str, *, dry: bool, as_json: bool
-) -> None:
-    from sdk.release.offers import roll_out
-    from sdk.release.repository import now_utc
-
-    with opened(repository) as place:
-        request = roll_out(place, channel=channel, name=name, version=version, per10k=per10k, now=now_utc(), dry=dry)
-    answer_request(request, repository, dry=dry, as_json=as_json)

@@ -18,6 +18,7 @@ __all__ = [
     "CHANNEL",
     "FILE",
     "FOLDER",
+    "answer_change",
     "answer_request",
     "channel_option",
     "dry_option",
@@ -77,6 +78,23 @@ def secret_of(file: Path | None) -> Callable[[str], str]:
         return passphrase(file, confirm=False)
 
     return ask
+
+
+def answer_change(change: "Callable[..., Request]", repository: Path, *, dry: bool, as_json: bool, **what: Any) -> None:
+    """Make a change that waits for signatures, and say what it is.
+
+    Args:
+        change: Of sdk.release, given the repository, the time, `dry` and `what`.
+        repository: Its folder.
+        dry: Whether only to say it.
+        as_json: For scripts.
+        what: Which version, and what about it.
+    """
+    from sdk.release.repository import now_utc
+
+    with opened(repository) as place:
+        request = change(place, now=now_utc(), dry=dry, **what)
+    answer_request(request, repository, dry=dry, as_json=as_json)
 
 
 def answer_request(

@@ -4,11 +4,38 @@ A file is whole and synced before it is renamed to its name, and the folder is s
 forgets what was not synced, or that fails at the n-th step.
 """
 
+import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-__all__ = ["Disk"]
+from sdk.errors import SlotError
+
+__all__ = ["Disk", "stated"]
+
+
+def stated(path: Path, form: str, *, else_do: str) -> dict[str, Any] | None:
+    """What a small file that `Disk.put` wrote says; None where there is none, or not even its folder.
+
+    Args:
+        path: The file, one JSON object with a `format`.
+        form: The format that is read.
+        else_do: What to do about a damaged one, for a person.
+
+    Raises:
+        SlotError: It is damaged or of another format; it was left as it is.
+    """
+    try:
+        fields = dict(json.loads(path.read_bytes()))
+        found = fields["format"]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as cause:
+        raise SlotError(f"{path} is damaged; {else_do}") from cause
+    if found != form:
+        raise SlotError(f"{path} has format {found!r:.40}; use the version that wrote it")
+    return fields
 
 
 class Disk:

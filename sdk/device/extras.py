@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.catalogue import ExtraKind
-from sdk.device.disk import Disk
+from sdk.device.disk import Disk, stated
 from sdk.errors import BundleError, SlotError
 from sdk.extra import ExtraManifest, check_folder
 
@@ -118,15 +118,9 @@ class Extras:
             SlotError: It is damaged or of a newer format.
         """
         path = self.folder / "index.json"
-        try:
-            fields = json.loads(path.read_bytes())
-            if fields["format"] != FORMAT:
-                raise SlotError(f"{path} has format {fields['format']!r:.40}; use the version that wrote it")
-            return dict(fields)
-        except (FileNotFoundError, NotADirectoryError):
-            return {"format": FORMAT, "products": {}, "failed": {}}
-        except (OSError, ValueError, KeyError, TypeError) as cause:
-            raise SlotError(f"{path} is damaged; remove {self.folder}, the base stays as it is") from cause
+        if (fields := stated(path, FORMAT, else_do=f"remove {self.folder}, the base stays as it is")) is not None:
+            return fields
+        return {"format": FORMAT, "products": {}, "failed": {}}
 
     # --- how it changes -------------------------------------------------------------------------------------------
 

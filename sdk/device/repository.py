@@ -17,7 +17,7 @@ from tuf.api.serialization import DeserializationError
 from tuf.ngclient.updater import Updater
 
 from sdk.catalogue import CHANNELS, Catalogue, catalogue_path, file_path
-from sdk.device.disk import Disk
+from sdk.device.disk import Disk, stated
 from sdk.device.fetch import CarriedFile, Patience, Progress, WebServer, download
 from sdk.errors import (
     AlteredError,
@@ -61,17 +61,15 @@ class Source:
         """What `keep` wrote, or None.
 
         Raises:
-            UpdateError: It is damaged or of a newer format.
+            SlotError: It is damaged or of a newer format.
         """
-        try:
-            fields = json.loads((folder / "source.json").read_bytes())
-            if fields["format"] != FORMAT:
-                raise UpdateError(f"{folder} has format {fields['format']!r:.40}; use the version that wrote it")
-            return cls(url=str(fields["url"]), channel=str(fields["channel"]), name=str(fields["name"]))
-        except FileNotFoundError:
+        path, advice = folder / "source.json", f"remove {folder} and give --repository"
+        if (fields := stated(path, FORMAT, else_do=advice)) is None:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as cause:
-            raise UpdateError(f"{folder / 'source.json'} is damaged; remove {folder} and give --repository") from cause
+        try:
+            return cls(url=str(fields["url"]), channel=str(fields["channel"]), name=str(fields["name"]))
+        except KeyError as cause:
+            raise SlotError(f"{path} is damaged; {advice}") from cause
 
     def keep(self, folder: Path, root: bytes, disk: Disk) -> None:
         """Remember the source and the root that is trusted from the start.

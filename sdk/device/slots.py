@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from personalize.home import Home
 from personalize.shelf import lines_of
 from sdk.bundle import MANIFEST, Bundle
-from sdk.device.disk import Disk
+from sdk.device.disk import Disk, stated
 from sdk.errors import BundleError, SlotError, UpdateBusyError
 
 __all__ = ["SHIPPED", "Lease", "Pair", "Place", "Slots", "lease"]
@@ -226,15 +226,9 @@ class Slots:
             SlotError: It is damaged or of a newer format.
         """
         path = self.folder / "state.json"
-        try:
-            fields = json.loads(path.read_bytes())
-            if fields["format"] != FORMAT:
-                raise SlotError(f"{path} has format {fields['format']!r:.40}; use the version that wrote it")
-            return dict(fields)
-        except FileNotFoundError:
-            return {"format": FORMAT, "device": secrets.token_hex(16), "failed": {}, "history": []}
-        except (OSError, ValueError, KeyError, TypeError) as cause:
-            raise SlotError(f"{path} is damaged; remove it, what is installed stays") from cause
+        if (fields := stated(path, FORMAT, else_do="remove it, what is installed stays")) is not None:
+            return fields
+        return {"format": FORMAT, "device": secrets.token_hex(16), "failed": {}, "history": []}
 
     def update_state(self, **changes: Any) -> None:
         """Write changes over the state in one step."""

@@ -4,9 +4,10 @@
 
 The tensors are the base's own, in float16 or as 4-bit codes in the form of sdk/packed.py. The changes: a random adapter
 of rank 16 that was merged, and noise as of a light fine-tune; a real adapter that was merged (`--adapter`, of this
-base); a real fine-tune of the two uppermost layers, some steps on the bundle's own rehearsal text; the tokenizer
-alone; the probes alone. bsdiff4 and hdiffpatch are measured where they are installed (`pip install bsdiff4
-hdiffpatch`), xdelta3 where its program is, and none is a dependency. Each way runs in a process of its own.
+base, and one of rank 8 that is trained here); a real fine-tune; both of these of the two uppermost layers, some steps
+on the bundle's own rehearsal text; the tokenizer alone; the probes alone. bsdiff4 and hdiffpatch are measured where
+they are installed (`pip install bsdiff4 hdiffpatch`), xdelta3 where its program is, and none is a dependency. Each way
+runs in a process of its own.
 """
 
 import argparse
@@ -59,6 +60,7 @@ def main() -> None:
     if given.adapter:
         pairs.append(("a real adapter merged", *merged_for_real(bundle, given.adapter)))
     if given.steps:
+        pairs.append((f"a real adapter, {given.steps} steps, merged", *trained_here(bundle, given.steps)))
         pairs.append((f"a real fine-tune, {given.steps} steps", *tuned_for_real(bundle, given.steps)))
     for name, old, new, limit in cases(pairs):
         with tempfile.TemporaryDirectory() as folder:
@@ -120,17 +122,42 @@ def merged_for_real(bundle: Bundle, folder: Path) -> tuple[Weights, Weights]:
     return old, new
 
 
+def trained_here(bundle: Bundle, steps: int) -> tuple[Weights, Weights]:
+    """The maps of the two uppermost layers, before and after an adapter of rank 8 was trained on them and merged."""
+    runtime = Runtime.open(bundle)
+    maps, chance = upper_maps(runtime), torch.Generator().manual_seed(0)
+    sides, heard = {}, []
+    for name, linear in maps.items():
+        a = torch.randn(8, linear.in_features, generator=chance) / linear.in_features**0.5
+        b = torch.zeros(linear.out_features, 8)
+        sides[name] = a, b = a.requires_grad_(), b.requires_grad_()
+        heard.append(linear.register_forward_hook(lambda _, given, out, a=a, b=b: out + given[0] @ a.T @ b.T))
+    learn(runtime, bundle, [side for pair in sides.values() for side in pair], rate=2e-3, steps=steps)
+    old = {name: linear.weight.detach().float().numpy() for name, linear in maps.items()}
+    return old, {name: values + (sides[name][1] @ sides[name][0]).detach().numpy() for name, values in old.items()}
+
+
 def tuned_for_real(bundle: Bundle, steps: int) -> tuple[Weights, Weights]:
     """The maps of the two uppermost layers, before and after some steps of AdamW (rate 1e-5) on rehearsal text."""
     runtime = Runtime.open(bundle)
-    layers = list(runtime.model.model.layers)[-2:]
-    parts = {f"{at}.{name}": part for at, layer in enumerate(layers) for name, part in layer.named_parameters()}
-    parts = {name: part for name, part in parts.items() if part.dim() == 2}
+    parts = {name: linear.weight for name, linear in upper_maps(runtime).items()}
     old = {name: part.detach().float().numpy().copy() for name, part in parts.items()}
     for part in parts.values():
         part.requires_grad_(True)
-    optimizer = torch.optim.AdamW(parts.values(), lr=1e-5)
-    rows = bundle.rehearsal()
+    learn(runtime, bundle, list(parts.values()), rate=1e-5, steps=steps)
+    return old, {name: part.detach().float().numpy().copy() for name, part in parts.items()}
+
+
+def upper_maps(runtime: Runtime) -> dict[str, torch.nn.Linear]:
+    """Every linear map of the two uppermost layers."""
+    layers = enumerate(list(runtime.model.model.layers)[-2:])
+    named = ((f"{at}.{name}", part) for at, layer in layers for name, part in layer.named_modules())
+    return {name: part for name, part in named if isinstance(part, torch.nn.Linear)}
+
+
+def learn(runtime: Runtime, bundle: Bundle, parts: list[torch.Tensor], *, rate: float, steps: int) -> None:
+    """Some steps of AdamW on the bundle's rehearsal text."""
+    optimizer, rows = torch.optim.AdamW(parts, lr=rate), bundle.rehearsal()
     for step in range(steps):
         record = encode(runtime.tokenizer, str(rows[step]["prompt"]), str(rows[step]["answer"]), max_tokens=64)
         logits = runtime.model(input_ids=torch.tensor([list(record.ids)])).logits[0, record.completion - 1 : -1]
@@ -138,7 +165,6 @@ def tuned_for_real(bundle: Bundle, steps: int) -> tuple[Weights, Weights]:
         torch.nn.functional.cross_entropy(logits.float(), wanted).backward()
         optimizer.step()
         optimizer.zero_grad()
-    return old, {name: part.detach().float().numpy().copy() for name, part in parts.items()}
 
 
 def cases(pairs: Iterable[tuple[str, Weights, Weights]]) -> Iterator[tuple[str, Tensors, Tensors, float | None]]:

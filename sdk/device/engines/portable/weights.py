@@ -4,6 +4,8 @@ A packed matrix keeps its codes, scales and zeros (operator MatMulNBits, blocks 
 stays float32. Maps of the same input stand side by side as one matrix, so that one operator does the work of several.
 """
 
+import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,18 +44,31 @@ def beside(maps: Sequence[Packed | Tensor], *, plain_bytes: bool = False) -> Mat
     packed = [each for each in maps if isinstance(each, Packed)]
     bits = {4 if each.zeros is not None else 8 for each in packed}
     if len(packed) < len(maps) or len(bits) > 1 or (plain_bytes and bits == {8}):
-        plain = np.concatenate([array(each) for each in maps])  # (out, in)
-        return Matrix(bits=32, inputs=plain.shape[1], outputs=len(plain), constants=(np.ascontiguousarray(plain.T),))
-    codes = np.concatenate([each.codes.numpy() for each in packed])
-    scales = np.concatenate([each.scales.numpy() for each in packed]).astype(np.float32)  # (out, blocks)
+        plain = _joined([array(each) for each in maps], np.float32, axis=1, turned=True)  # (in, out)
+        return Matrix(bits=32, inputs=len(plain), outputs=plain.shape[1], constants=(plain,))
+    codes = _joined([each.codes.numpy() for each in packed], packed[0].codes.numpy().dtype)
+    scales = _joined([each.scales.numpy() for each in packed], np.float32)  # (out, blocks)
     rows, blocks = scales.shape
     constants: tuple[Array, ...]
     if bits == {8}:  # The operator's own zero of bytes is 128.
-        constants = ((codes.astype(np.int16) + 128).astype(np.uint8).reshape(rows, blocks, BLOCK), scales)
+        constants = ((codes.view(np.uint8) ^ 128).reshape(rows, blocks, BLOCK), scales)
     else:
-        zeros = np.concatenate([each.zeros.numpy() for each in packed if each.zeros is not None])
+        zeros = _joined([each.zeros.numpy() for each in packed if each.zeros is not None], np.uint8)
         constants = (codes.reshape(rows, blocks, -1), scales, zeros)
     return Matrix(bits=bits.pop(), inputs=blocks * BLOCK, outputs=rows, constants=constants)
+
+
+def _joined(parts: Sequence[Array], kind: Any, *, axis: int = 0, turned: bool = False) -> Array:
+    """Arrays one after another, each turned first if asked, in memory that goes back to the system when they go.
+
+    The session copies what it is given; freed memory of this size would otherwise stay with the process.
+    """
+    laid = [part.T for part in parts] if turned else list(parts)
+    shape = list(laid[0].shape)
+    shape[axis] = sum(part.shape[axis] for part in laid)
+    memory = mmap.mmap(-1, math.prod(shape) * np.dtype(kind).itemsize)
+    whole: Array = np.frombuffer(memory, kind).reshape(shape)
+    return np.concatenate(laid, axis, out=whole, casting="same_kind")
 
 
 def array(weights: Packed | Tensor) -> NDArray[np.float32]:
@@ -64,10 +79,13 @@ def array(weights: Packed | Tensor) -> NDArray[np.float32]:
 
 
 class Rows:
-    """The embedding: rows are read from the file's own pages, so the whole of it is never held."""
+    """The embedding, looked up as it stands: the rows of a step's tokens are unpacked, never the whole of it."""
 
     def __init__(self, embedding: Packed | Tensor) -> None:
-        """An embedding of shape (vocab, hidden)."""
+        """An embedding of shape (vocab, hidden); a packed one is copied, so that the file need not stay mapped."""
+        if isinstance(embedding, Packed):
+            zeros = None if embedding.zeros is None else embedding.zeros.clone()
+            embedding = Packed(codes=embedding.codes.clone(), scales=embedding.scales.clone(), zeros=zeros)
         self._embedding = embedding
 
     def __call__(self, tokens: Sequence[int]) -> NDArray[np.float32]:

@@ -1,11 +1,8 @@
 """The guarantee: facts about private records in, what they cost and whether more may be spent out."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from privacy.accounting import epsilon, noise_multiplier
-from privacy.books import Receipt
-from privacy.budget import Budget
-from privacy.device_key import DeviceKey
 from privacy.errors import (
     AccountingError,
     BudgetError,
@@ -36,10 +33,14 @@ from privacy.events import (
     Neighbours,
     Unit,
 )
-from privacy.ledger import Ledger
 
 if TYPE_CHECKING:
+    from privacy.accounting import epsilon, noise_multiplier
+    from privacy.books import Receipt
+    from privacy.budget import Budget
+    from privacy.device_key import DeviceKey
     from privacy.dp_sgd import ClippedSum, DpSgd, require_independent_examples
+    from privacy.ledger import Ledger
 
 __all__ = [
     "AccountingError",
@@ -80,10 +81,21 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Load the engine when it is first asked for: it brings torch, which an auditor of the ledger does not need."""
-    if name in ("ClippedSum", "DpSgd", "require_independent_examples"):
-        from privacy import dp_sgd
+_HOMES = {
+    "Budget": "privacy.budget",
+    "ClippedSum": "privacy.dp_sgd",
+    "DeviceKey": "privacy.device_key",
+    "DpSgd": "privacy.dp_sgd",
+    "Ledger": "privacy.ledger",
+    "Receipt": "privacy.books",
+    "epsilon": "privacy.accounting",
+    "noise_multiplier": "privacy.accounting",
+    "require_independent_examples": "privacy.dp_sgd",
+}
 
-        return getattr(dp_sgd, name)
+
+def __getattr__(name: str) -> Any:
+    """Load a part when it is first asked for: an auditor of the ledger needs no torch, `limbeck --help` no scipy."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'privacy' has no attribute {name!r}")

@@ -293,3 +293,11 @@ def test_the_installed_command_says_one_line_and_no_traceback(tmp_path: Path) ->
     )  # fmt: skip
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_help_loads_nothing_that_takes_a_while() -> None:
+    """Neither torch nor a database: a fifth of a second instead of a whole one."""
+    heavy = ("cryptography", "numpy", "pandas", "scipy", "sqlite_utils", "torch", "transformers", "tuf")
+    told = f"import sys, sdk.cli.app; print(*(name for name in {heavy!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == []

@@ -109,9 +109,13 @@ class App:
 
     def restore(self) -> None:
         """Go on with what was kept."""
-        if self.file.exists():
+        if not self.file.exists():
+            return
+        try:
             kept = json.loads(self.file.read_text(encoding="utf-8"))
             self.notes, self.history, self.fresh = kept["notes"], kept["history"], kept["fresh"]
+        except (ValueError, KeyError, TypeError) as damaged:
+            raise SystemExit(f"{self.file} holds no notes ({damaged!r:.60}); move it away to begin anew") from damaged
 
     def save(self) -> None:
         """Keep everything, in one step."""
@@ -241,16 +245,26 @@ def lines(script: Path | None, console: Console) -> Iterator[str]:
         yield from (line.strip() for line in opened)
 
 
+def existing(file: str) -> Path:
+    """A file that is there."""
+    if not Path(file).is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {file}")
+    return Path(file)
+
+
 def main() -> None:
     """Talk until `quit`."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path("notes"), help="where notes and learning are kept")
     parser.add_argument("--base", type=Path, help="a bundle other than the shipped one")
-    parser.add_argument("--script", type=Path, help="lines to take in place of typing")
+    parser.add_argument("--script", type=existing, help="lines to take in place of typing")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
-    bundle = Bundle.open(asked.base) if asked.base else None
-    app = App(Assistant.open(asked.folder / "home", bundle=bundle), asked.folder / "notes.json", Console())
+    try:
+        bundle = Bundle.open(asked.base) if asked.base else None
+        app = App(Assistant.open(asked.folder / "home", bundle=bundle), asked.folder / "notes.json", Console())
+    except SdkError as refused:
+        raise SystemExit(str(refused)) from refused
     app.restore()
     for line in lines(asked.script, app.console):
         if line == "quit":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.cloud import cloud_options, hand_off, person, record, told
-from sdk.cli.options import adapter_option, answer, engine_option, home_option, json_option, shown_progress
+from sdk.cli.options import adapter_option, answer, engine_option, home_option, json_option, shown_progress, shown_wait
 from sdk.errors import GenerationError
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ def ask(
         made = piece.answer or made
         if not as_json and schema is None and behind is None:
             click.echo(piece.text, nl=False)
-    final = behind.in_session(session, answer=made, ask=person(), max_new_tokens=tokens) if behind and made else None
+    final = None
+    if behind and made:
+        final = behind.in_session(session, answer=made, ask=person(made.text), max_new_tokens=tokens)
     if file is not None:
         session.save(file)
     if made is None:
@@ -99,11 +101,13 @@ def ask(
 
 def opened(home: Path | None, *, bare: bool, line: str | None, engine: str) -> "Assistant":
     """The assistant of a home, with progress while its base is made ready; says so where another engine must answer."""
-    from sdk.build.package import open_base
-    from sdk.device.assistant import Assistant
+    with shown_wait("open the model"):  # What is imported here takes as long as the model itself.
+        from sdk.build.package import open_base
+        from sdk.device.assistant import Assistant
 
     with shown_progress() as tell:
         bundle = open_base(lambda step, done: tell(step, round(100 * done), 100), home=home)
+    with shown_wait("open the model"):
         assistant = Assistant.open(home, bundle=bundle, adapter=not bare, line=line, engine=engine)
     if assistant.engine_choice.fallback:
         click.echo(f"{assistant.engine_name} answers: {assistant.engine_choice.why}", err=True)

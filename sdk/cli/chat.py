@@ -143,7 +143,9 @@ class _Talk:
                         click.echo(piece.text, nl=False)
                     made = piece.answer or made
             if made and self.behind:
-                final = self.behind.in_session(self.session, answer=made, ask=person(), max_new_tokens=self.max_tokens)
+                final = self.behind.in_session(
+                    self.session, answer=made, ask=person(made.text), max_new_tokens=self.max_tokens
+                )
         except SdkError as refused:
             click.echo(str(refused), err=True)
         except KeyboardInterrupt:

@@ -77,13 +77,13 @@ def hand_off(assistant: "Assistant", home: Path | None, **options: Any) -> "Hand
     return HandOff(router, Consent.open(opened), cloud, names=names, region=options["region"])
 
 
-def person() -> "Callable[[Preview], bool] | None":
-    """Who is asked: the person at the terminal; None where there is none, so that nothing leaves."""
+def person(said: str) -> "Callable[[Preview], bool] | None":
+    """Who is asked: the person at the terminal, who sees what the device said; None where nobody is: nothing leaves."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
 
     def ask(preview: "Preview") -> bool:
-        click.echo(f"The device is not sure of its answer. This would leave it:\n{preview.text()}", err=True)
+        click.echo(f"The device is not sure of its answer:\n{said}\nThis would leave it:\n{preview.text()}", err=True)
         try:
             return click.confirm("Send it?", default=False, err=True)
         except click.Abort:  # Ctrl-C is no yes.

@@ -23,6 +23,7 @@ __all__ = [
     "passphrase",
     "passphrase_option",
     "shown_progress",
+    "shown_wait",
     "source_options",
 ]
 
@@ -95,17 +96,28 @@ def answer(facts: dict[str, Any], words: str, *, as_json: bool) -> None:
 
 @contextmanager
 def shown_progress() -> Iterator[Tell]:
-    """A progress bar on stderr; yields a function to tell it (what is done now, done, total)."""
+    """A progress bar on stderr once there is something to tell; yields a function to tell it (what, done, total)."""
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        tasks: dict[str, Any] = {}
+    bar, tasks = Progress(*columns, console=Console(stderr=True)), dict[str, Any]()
 
-        def tell(what: str, done: int, total: int) -> None:
-            name = what.partition(",")[0]  # What follows a comma changes on the way, such as a loss.
-            if name not in tasks:
-                tasks[name] = bar.add_task(what, total=total)
-            bar.update(tasks[name], description=what, completed=done, total=total)
+    def tell(what: str, done: int, total: int) -> None:
+        bar.start()
+        name = what.partition(",")[0]  # What follows a comma changes on the way, such as a loss.
+        if name not in tasks:
+            tasks[name] = bar.add_task(what, total=total)
+        bar.update(tasks[name], description=what, completed=done, total=total)
 
+    try:
         yield tell
+    finally:
+        if tasks:  # Without any, stopping would print an empty line.
+            bar.stop()
+
+
+@contextmanager
+def shown_wait(words: str) -> Iterator[None]:
+    """A moving sign on a terminal's stderr while something takes seconds; nothing where stderr is none."""
+    with Console(stderr=True).status(words):
+        yield

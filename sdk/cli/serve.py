@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from sdk.cli.options import adapter_option, answer, engine_option, home_option, json_option, shown_progress
+from sdk.cli.options import adapter_option, answer, engine_option, home_option, json_option, shown_progress, shown_wait
 from sdk.cli.signals import stop_when_asked
 
 __all__ = ["serve"]
@@ -54,11 +54,13 @@ def serve(
         at_once=at_once, waiting=waiting, per_minute=per_minute, answer_tokens=tokens, answer_seconds=seconds
     )
     with open_socket(host, port, token=token) as listening, stop_when_asked() as stop:
-        from sdk.build.package import open_base  # Torch and all; what cannot listen is refused before.
-        from sdk.device.server.local import Local
+        with shown_wait("open the model"):
+            from sdk.build.package import open_base  # Torch and all; what cannot listen is refused before.
+            from sdk.device.server.local import Local
 
         with shown_progress() as tell:
             bundle = open_base(lambda step, done: tell(step, round(100 * done), 100), home=home)
+        with shown_wait("open the model"):
             local = Local.open(home, bundle=bundle, line=line, engine=engine)
         if local.engine_choice.fallback:
             click.echo(f"torch answers: {local.engine_choice.why}", err=True)

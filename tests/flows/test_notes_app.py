@@ -56,3 +56,15 @@ def test_it_keeps_what_was_accepted_or_mended_and_learns_from_that(
     assert "epsilon" in told
     assert (kept(folder)["fresh"], len(kept(folder)["notes"])) == (0, 20)
     assert "1 of 20" in say("a cat", "y")
+
+
+@pytest.mark.parametrize(("content", "words"), [("[1", "holds no notes"), ('{"notes": []}', "holds no notes")])
+def test_damaged_notes_are_one_line_and_stay_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, words: str
+) -> None:
+    (tmp_path / "notes.json").write_text(content, encoding="utf-8")
+    base = os.fspath(tiny_bundle(tmp_path).folder)
+    monkeypatch.setattr(sys, "argv", [os.fspath(SCRIPT), "--folder", os.fspath(tmp_path), "--base", base])
+    with pytest.raises(SystemExit, match=words):
+        runpy.run_path(os.fspath(SCRIPT), run_name="__main__")
+    assert (tmp_path / "notes.json").read_text(encoding="utf-8") == content

@@ -1,11 +1,15 @@
 """`limbeck ask` on a tiny base: text, JSON of a schema, sessions, stdin, refusals."""
 
+import io
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
+from sdk.cli import options
 from sdk.cli.app import cli
 from sdk.device.runtime import Runtime
 from sdk.errors import AnswerError, GenerationError, SchemaError, SessionError
@@ -41,6 +45,14 @@ def test_a_schema_is_kept_and_the_record_says_how_it_came(tmp_path: Path) -> Non
     plain = run("Lunch with Ana", "--json-schema", str(schema))
     assert json.loads(plain.stdout) == made["value"]
     assert isinstance(run("Lunch with Ana", "--json-schema", str(schema), "--tokens", "2").exception, AnswerError)
+
+
+def test_while_a_model_is_opened_a_terminal_sees_that_and_a_pipe_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    assert run("the cat", "--tokens", "2").stderr == ""
+    monkeypatch.setattr(options, "Console", partial(Console, file=shown, force_terminal=True))
+    run("the cat", "--tokens", "2")
+    assert "open the model" in shown.getvalue()
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"type":"nonsense"}', '{"$ref":"#"}'])

@@ -167,19 +167,20 @@ def test_a_person_at_a_terminal_sees_what_would_leave_and_only_y_sends_it(
     with os.fdopen(theirs) as terminal, monkeypatch.context() as patch:
         patch.setattr("sys.stdin", terminal)
         patch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-        ask = module.person()
+        ask = module.person("a duck")
         assert ask is not None
         os.write(ours, f"{typed}\n".encode() if typed != "\x04" else b"\x04")
         assert ask(Preview(kind="question", host="cloud.example", content=b'[{"content":"[PERSON_1]"}]')) is permitted
     os.close(ours)
     shown = capfd.readouterr().err
+    assert "not sure of its answer:\na duck\n" in shown
     assert '26 bytes to cloud.example (question)\n[{"content":"[PERSON_1]"}]' in shown
 
 
 def test_where_stdin_or_stderr_is_no_terminal_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert module.person() is None
+    assert module.person("a duck") is None
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    assert module.person() is None  # The preview would go into a file.
+    assert module.person("a duck") is None  # The preview would go into a file.
 
 
 @pytest.mark.parametrize(
@@ -211,6 +212,6 @@ def test_a_hand_off_that_did_not_ask_would_be_seen(
     words: list[str], cloud: endpoint.Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seeded mutant: a person who is taken to say yes where nobody is asked."""
-    monkeypatch.setattr("sdk.cli.ask.person", lambda: lambda preview: True)
+    monkeypatch.setattr("sdk.cli.ask.person", lambda said: lambda preview: True)
     run("ask", QUESTION, "--tokens", "4", *words)
     assert len(cloud.requests) == 1

@@ -105,10 +105,17 @@ def rollback(line: str | None, home: Path | None, as_json: bool) -> None:
     help="Highest chance that an answer is wrong and kept on the device.",
 )
 @click.option("--most", type=click.IntRange(60), help="Take so many of the public tasks. [all]")
+@click.option(
+    "--samples",
+    type=click.IntRange(0, 16),
+    default=0,
+    show_default=True,
+    help="Draw so many further answers to each, also later, and weigh how far they agree.",
+)
 @adapter_option
 @home_option
 @json_option
-def calibrate(risk: float, most: int | None, line: str | None, home: Path | None, as_json: bool) -> None:
+def calibrate(risk: float, most: int | None, samples: int, line: str | None, home: Path | None, as_json: bool) -> None:
     """Measure again, with the adapter that answers, when an answer is sure enough to stay on the device.
 
     Takes minutes: a few hundred public tasks are answered. Costs no privacy budget. Ctrl-C keeps what held before.
@@ -122,7 +129,7 @@ def calibrate(risk: float, most: int | None, line: str | None, home: Path | None
         bundle = open_base(lambda step, done: tell(step, round(100 * done), 100), home=home)
         place = Home.open(home)
         assistant = Assistant.open(place.path, bundle=bundle, line=line)
-        made = recalibrate(assistant, place, risk=risk, most=most, stop=stop, progress=tell)
+        made = recalibrate(assistant, place, risk=risk, most=most, samples=samples, stop=stop, progress=tell)
     if made is None:
         click.echo("stopped; what held before holds", err=True)
         raise click.exceptions.Exit(130)

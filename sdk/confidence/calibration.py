@@ -21,6 +21,7 @@ __all__ = ["FORMAT", "MAX_BYTES", "Calibration", "Rated", "calibrated"]
 FORMAT = "router/1"
 MAX_BYTES = 1024 * 1024  # Refused before parsing: a router is a few KB.
 SHARES = (0.4, 0.35)  # Of the head and of the threshold; the rest tells how they did.
+MOST_SAMPLES = 16  # Each costs as much as an answer.
 LEAST = 60  # Answers: a risk of 5 % needs 19 for the threshold alone.
 SEED = 11
 
@@ -53,6 +54,8 @@ class Calibration:
     """How it did on answers that neither the head nor the threshold has seen: plain values."""
     adapter: str | None = None
     """Name of the home's adapter that the base wore; None is the bare base."""
+    samples: int = 0
+    """Further answers to draw for each, whose agreement the head weighs; 0: it weighs none."""
 
     def kept_share(self) -> str:
         """How many answers it keeps on the device, in words, with the risk that it holds."""
@@ -73,7 +76,8 @@ class Calibration:
             "threshold": self.threshold,
             "head": self.head.to_dict(),
             "report": self.report,
-        } | ({"adapter": self.adapter} if self.adapter else {})
+        }
+        fields |= {name: told for name in ("adapter", "samples") if (told := getattr(self, name))}
         return (json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
     @classmethod
@@ -96,16 +100,17 @@ class Calibration:
                 head=Head.from_dict(fields["head"]),
                 report=dict(fields["report"]),
                 adapter=fields.get("adapter"),
+                samples=int(fields.get("samples", 0)),
             )
         except (ValueError, KeyError, TypeError, RecursionError) as cause:
             raise RouterError(f"the router's file is damaged ({type(cause).__name__}); calibrate it again") from cause
-        if not (0 < made.risk < 1 and 0 <= made.threshold <= 1):
-            raise RouterError("the router's risk or threshold is out of range; calibrate it again")
+        if not (0 < made.risk < 1 and 0 <= made.threshold <= 1 and 0 <= made.samples <= MOST_SAMPLES):
+            raise RouterError("the router's risk, threshold or samples are out of range; calibrate it again")
         return made
 
 
 def calibrated(
-    rated: Sequence[Rated], *, base_digest: str, risk: float = 0.05, adapter: str | None = None
+    rated: Sequence[Rated], *, base_digest: str, risk: float = 0.05, adapter: str | None = None, samples: int = 0
 ) -> Calibration:
     """Fit a head and a threshold, and say how they do.
 
@@ -114,6 +119,7 @@ def calibrated(
         base_digest: Of that model.
         risk: Highest chance that an answer is wrong and kept.
         adapter: Name of what the base wore.
+        samples: Further answers that were drawn for each, where all of `rated` tell how far they agreed.
 
     Raises:
         RouterError: Too few answers.
@@ -138,6 +144,7 @@ def calibrated(
         head=head,
         report={"answers": len(rated)} | _report(head, threshold, check),
         adapter=adapter,
+        samples=samples,
     )
 
 

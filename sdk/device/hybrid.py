@@ -11,9 +11,10 @@ is learned from an answer of the cloud: that is `keep`, which somebody must call
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from sdk.confidence.evidence import agreement
 from sdk.device.answers.decoding import Decoding, decode
 from sdk.device.answers.records import Answer
 from sdk.device.answers.session import Session
@@ -136,6 +137,9 @@ class HandOff:
             SessionError: Nothing was asked in the session.
         """
         evidence = Evidence.of_steps(answer.steps, valid=answer.fits)
+        if answer.finish != "cancelled" and (count := self._router.samples):
+            others = session.samples(count, max_new_tokens=max_new_tokens)
+            evidence = replace(evidence, agreement=agreement(answer.text, others))
         if answer.finish == "cancelled":
             return _kept(answer.text, self._router.decide(evidence), STOPPED, None)
         made = self.considered(

@@ -41,6 +41,11 @@ class Router:
     note: str = ""
     """What to know of the calibration, as a clause; empty where it is of the model that answers."""
 
+    @property
+    def samples(self) -> int:
+        """Further answers that it wants drawn for each, to see how far they agree."""
+        return self.calibration.samples if self.calibration else 0
+
     @classmethod
     def read(cls, file: Path | None, *, base_digest: str | None = None) -> "Router":
         """Read a calibration; None or a missing file gives a router that keeps everything.

@@ -23,11 +23,12 @@ from sdk.device.chat import ROLES, Message
 from sdk.errors import GenerationError, PromptTooLongError, SessionError
 from sdk.tasks import prompt as task_prompt
 
-__all__ = ["Answering", "Overflow", "Session"]
+__all__ = ["Answering", "Overflow", "Session", "drawn"]
 
 FORMAT = "session/1"
 MAX_FILE_BYTES = 16 * 1024 * 1024  # Refused before parsing; a context of 8,192 tokens is under 100 KB.
 SUMMARY_TOKENS = 96
+SAMPLED_AT = 0.7  # Temperature at which answers differ where the model is unsure, and are still its own.
 
 Overflow = Literal["slide", "summarize", "error"]
 
@@ -174,6 +175,19 @@ class Session:
         before, asked = self._asked()
         return [*self._system(()), *self.history[:before], asked]
 
+    def samples(self, count: int, *, max_new_tokens: int) -> list[str]:
+        """Other answers to the last question, drawn at random and the same each time; the history stays as it is.
+
+        Raises:
+            SessionError: Nothing was asked yet.
+            PromptTooLongError: Question and answer pass the context.
+        """
+        asked = self.question()
+        return [
+            drawn(self._assistant, asked, seed=seed, max_new_tokens=max_new_tokens, cancelled=self._cancelled.is_set)
+            for seed in range(count)
+        ]
+
     def replace_answer(self, text: str) -> None:
         """Let `text` be the answer to the last question, such as a larger model's.
 
@@ -312,3 +326,9 @@ class Session:
             parts.append(f"Earlier in this conversation: {self.earlier}")
         text = "\n\n".join(part for part in parts if part)
         return [{"role": "system", "content": text}] if text else []
+
+
+def drawn(assistant: Answering, prompt: str | Sequence[Message], *, seed: int, **how: Any) -> str:
+    """One answer drawn at SAMPLED_AT; arguments and errors as Assistant.pieces."""
+    pieces = list(assistant.pieces(prompt, temperature=SAMPLED_AT, seed=seed, **how))
+    return pieces[-1].answer.text if pieces[-1].answer else ""

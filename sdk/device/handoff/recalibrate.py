@@ -15,6 +15,8 @@ from typing import Any
 
 from personalize.home import Home
 from sdk.confidence import Calibration, Evidence, Rated, calibrated
+from sdk.confidence.evidence import agreement
+from sdk.device.answers.session import drawn
 from sdk.device.assistant import Assistant
 from sdk.scoring import is_right
 from sdk.tasks import STRUCTURED, fits
@@ -42,6 +44,7 @@ def recalibrate(
     *,
     risk: float = 0.05,
     most: int | None = None,
+    samples: int = 0,
     stop: Callable[[], bool] = lambda: False,
     progress: Told = lambda what, done, total: None,
 ) -> Calibration | None:
@@ -52,6 +55,7 @@ def recalibrate(
         home: Its home.
         risk: Highest chance that an answer is wrong and kept on the device, in (0, 1).
         most: Of the public tasks; None takes all.
+        samples: Further answers to draw for each, whose agreement is weighed; as many are drawn for each answer later.
         stop: Asked between tasks; True gives None, and the calibration before holds.
         progress: Told (what, done, total).
 
@@ -68,7 +72,8 @@ def recalibrate(
         done += 1
         progress("answer public tasks", done, len(tasks))
         valid = fits(kinds[prompt], answer.text) if kinds[prompt] in STRUCTURED else None
-        return answer.text, Evidence.of_steps(answer.steps, valid=valid)
+        others = [drawn(assistant, prompt, seed=seed, max_new_tokens=MOST_TOKENS) for seed in range(samples)]
+        return answer.text, Evidence.of_steps(answer.steps, valid=valid, agreement=agreement(answer.text, others))
 
     made = recalibrated(
         tasks,
@@ -77,6 +82,7 @@ def recalibrate(
         base_digest=assistant.bundle.base_digest,
         risk=risk,
         adapter=asked,
+        samples=samples,
         stop=stop,
     )
     if made is not None and assistant.adapter_name == asked:  # A night may have changed it meanwhile.
@@ -92,6 +98,7 @@ def recalibrated(
     base_digest: str,
     risk: float,
     adapter: str | None = None,
+    samples: int = 0,
     stop: Callable[[], bool] = lambda: False,
 ) -> Calibration | None:
     """Calibrate the base as it answers now.
@@ -103,6 +110,7 @@ def recalibrated(
         base_digest: Of the base; what stands in the file.
         risk: Highest chance that an answer is wrong and kept.
         adapter: Name of what the base wears.
+        samples: Further answers that `answered` draws for each, to tell how far they agree.
         stop: Asked between tasks; True gives None, and the calibration before holds.
 
     Raises:
@@ -114,4 +122,4 @@ def recalibrated(
             return None
         text, evidence = answered(task["prompt"])
         rated.append(Rated(evidence=evidence, right=right(task, text), kind=str(task.get("task", ""))))
-    return calibrated(rated, base_digest=base_digest, risk=risk, adapter=adapter)
+    return calibrated(rated, base_digest=base_digest, risk=risk, adapter=adapter, samples=samples)

@@ -11,9 +11,13 @@ from sdk.build.curriculum import curriculum
 from sdk.bundle import Bundle
 from sdk.cli.app import cli
 from sdk.confidence import Calibration, Evidence, Rated, calibrated
+from sdk.confidence.evidence import agreement
 from sdk.device.assistant import Assistant
+from sdk.device.cloud import Cloud
 from sdk.device.handoff import recalibrate as module
+from sdk.device.handoff.consent import Consent
 from sdk.device.handoff.recalibrate import public_tasks, recalibrate, recalibrated
+from sdk.device.hybrid import HandOff
 from sdk.device.router import Router
 from sdk.errors import RouterError
 from sdk.scoring import is_right
@@ -91,6 +95,28 @@ def test_what_was_measured_in_a_home_decides_for_the_adapter_that_answered_and_n
     with pytest.raises(RouterError):
         recalibrate(assistant, home, most=20)
     assert (home.path / module.FILE).read_bytes() == before
+
+
+def test_a_calibration_that_weighs_agreement_has_others_drawn_for_each_answer(bundle: Bundle, tmp_path: Path) -> None:
+    home = Home.open(tmp_path / "home")
+    assistant = Assistant.open(home.path, bundle=bundle)
+    made = recalibrate(assistant, home, most=60, samples=2)
+    assert made is not None
+    assert (made.samples, made.head.features[-1]) == (2, "self-agreement")
+    router = Router.of(bundle, home.path)
+    assert router.samples == 2
+    session = assistant.session()
+    answer = session.answer("the cat", max_new_tokens=4)
+    before = list(session.history)
+    others = session.samples(2, max_new_tokens=4)
+    assert others == session.samples(2, max_new_tokens=4)
+    assert session.history == before
+    hand_off = HandOff(router, Consent.open(home), Cloud("http://127.0.0.1:9/v1", model="m"))
+    decided = hand_off.in_session(session, answer=answer, max_new_tokens=4).decision
+    evidence = Evidence.of_steps(answer.steps, agreement=agreement(answer.text, others))
+    assert decided == router.decide(evidence)
+    blind = router.decide(Evidence.of_steps(answer.steps))
+    assert (blind.local, "without all the evidence" in blind.reason) == (False, True)
 
 
 def test_a_calibration_from_before_the_adapter_says_so(tmp_path: Path) -> None:

@@ -164,26 +164,26 @@ class Updates:
         with self.slots.alone():
             self.slots.settle()
             repository, catalogue, choice = self._look(force=force, carried=carried)
-            if choice.release is None:
-                if choice.why == "leave":
-                    return self._leave(catalogue, choice)
-                return self._outcome("nothing", choice, choice.words)
-            if carried is None and (reasons := self.against()):
-                raise UpdateError(f"{choice.words}, but not now: {'; '.join(reasons)}")
-            run = Run(
-                self.slots,
-                repository,
-                choice.release,
-                self.active_or_none(),
-                asked=self.asked,
-                budget_mb=self.policy.disk_megabytes,
-                progress=progress,
-            )
             try:
+                if choice.release is None:
+                    if choice.why == "leave":
+                        return self._leave(catalogue, choice)
+                    return self._outcome("nothing", choice, choice.words)
+                if carried is None and (reasons := self.against()):
+                    raise UpdateError(f"{choice.words}, but not now: {'; '.join(reasons)}")
+                run = Run(
+                    self.slots,
+                    repository,
+                    choice.release,
+                    self.active_or_none(),
+                    asked=self.asked,
+                    budget_mb=self.policy.disk_megabytes,
+                    progress=progress,
+                )
                 run.to_the_end()
+                return self._outcome("installed", choice, run.words(), run)
             finally:
                 repository.close()
-            return self._outcome("installed", choice, run.words(), run)
 
     def rollback(self) -> Outcome:
         """Make the version before active again, with the adapters that it had; the one left is not installed again.

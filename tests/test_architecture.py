@@ -19,7 +19,7 @@ HOUSES = ("sdk", "personalize", "privacy")
 DOORS: dict[str, tuple[str, ...]] = {
     "accelerate": (),  # Oracle in tests: transformers' own GGUF reader wants it.
     "click": ("sdk.cli",),
-    "coremltools": ("sdk.build.coreml",),
+    "coremltools": ("sdk.build.coreml", "sdk.device.engines.coreml_engine"),
     "cryptography": (
         "personalize.cipher",
         "personalize.parcel",
@@ -34,7 +34,13 @@ DOORS: dict[str, tuple[str, ...]] = {
     "filelock": ("sdk.build.package", "sdk.device.slots", "sdk.release.repository"),
     "gguf": ("sdk.build.teachers.gguf_file",),
     "hypothesis": (),  # Tests.
-    "jinja2": ("sdk.build.evaluate.page", "sdk.demo.page", "sdk.release.page", "privacy.report"),
+    "jinja2": (
+        "sdk.build.coreml.page",
+        "sdk.build.evaluate.page",
+        "sdk.demo.page",
+        "sdk.release.page",
+        "privacy.report",
+    ),
     "keyring": ("privacy.system_keyring",),
     "llguidance": ("sdk.device.answers.grammar",),
     "numpy": ("sdk", "personalize", "privacy"),

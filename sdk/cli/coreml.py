@@ -122,23 +122,51 @@ def coreml(
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="JSON list of accepted rules, each with rule, reason and if wanted a tensor pattern.",
 )
+@click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="Write a page: rules, time, bytes.")
+@click.option("--unit-tflops", type=click.FloatRange(0, min_open=True), help="Of the floor: float16 TFLOP/s. [M1: 5.5]")
+@click.option("--unit-gbps", type=click.FloatRange(0, min_open=True), help="Of the floor: GB/s of memory. [M1: 55]")
 @json_option
-def lint(package: Path, strict: bool, allow: Path | None, as_json: bool) -> None:
-    """Say what may keep a package off the Neural Engine, each with the source that says so."""
+def lint(
+    package: Path,
+    strict: bool,
+    allow: Path | None,
+    page: Path | None,
+    unit_tflops: float | None,
+    unit_gbps: float | None,
+    as_json: bool,
+) -> None:
+    """Say what may keep a package off the Neural Engine, each with its source, and the floor under its time."""
     from sdk.build.coreml.lint import lint as run
     from sdk.build.coreml.lint import read_suppressions, standing
+    from sdk.build.coreml.page import grouped, write_lint_page
+    from sdk.build.coreml.program import Package
+    from sdk.build.coreml.roofline import by_block, costs, unit_of
     from sdk.build.coreml.rules import RULES
 
     hits = run(package, read_suppressions(allow) if allow else ())
-    left = standing(hits)
+    left, unit, found = standing(hits), unit_of(unit_tflops, unit_gbps), costs(Package.open(package))
+    blocks = by_block(found, unit)
+    if page is not None:
+        write_lint_page(page, package.name, hits, found, unit)
     lines = [
-        f"{hit.severity:8}{hit.rule}: {hit.function} {hit.operation} {hit.tensor} ({hit.detail}) {hit.line}\n"
-        f"        {RULES[hit.rule].says} [{RULES[hit.rule].source}]"
-        + (f"\n        accepted: {hit.reason}" * bool(hit.reason))
-        for hit in hits
+        f"{row['severity']:8}{row['rule']}: {row['function']} {row['places']} ×, first {row['first']} {row['line']}\n"
+        f"        {row['says']} [{row['source']}]" + (f"\n        accepted: {row['reason']}" * bool(row["reason"]))
+        for row in grouped(hits)
+    ]
+    lines += [
+        f"{name}: at least {1e3 * sum(made.seconds for made in parts.values()):.2f} ms a call on the {unit.name}"
+        for name, parts in blocks.items()
     ]
     lines.append(f"{len(left)} to look at, {len(hits) - len(left)} notes or accepted; advice, not a measurement")
-    facts = {"hits": [asdict(hit) | {"source": RULES[hit.rule].source} for hit in hits], "standing": len(left)}
+    facts = {
+        "hits": [asdict(hit) | {"source": RULES[hit.rule].source} for hit in hits],
+        "standing": len(left),
+        "unit": asdict(unit),
+        "blocks": {name: {block: asdict(made) for block, made in parts.items()} for name, parts in blocks.items()},
+        "operations": [
+            asdict(cost) | {"seconds": cost.seconds(unit), "bound": cost.bound(unit)} for cost in found if cost.flops
+        ],
+    }
     answer(facts, "\n".join(lines), as_json=as_json)
     if strict and left:
         raise PackageError(

@@ -1,4 +1,4 @@
-"""A package in, what may keep it off the Neural Engine out: hits of the rules, by operation, with a roofline beside.
+"""A package in, what may keep it off the Neural Engine out: hits of the rules, by operation.
 
 A guess with its sources, not a measurement: nothing here has seen a device.
 """

@@ -33,13 +33,20 @@ def test_compress_and_compile_say_what_they_made(tmp_path: Path) -> None:
     )
 
 
-def test_execute_and_lint_answer_on_stdout() -> None:
+def test_execute_and_lint_answer_on_stdout(tmp_path: Path) -> None:
     package = str(compiled("packed", Cache.STATE).package)
     facts = json.loads(asked("execute", package, "--prompt", "a", "--tokens", "4", "--precision", "declared", "--json"))
     assert len(facts["tokens"]) <= 4
     hits = json.loads(asked("lint", package, "--json"))
     assert hits["standing"] == sum(not hit["reason"] and hit["severity"] != "note" for hit in hits["hits"])
-    assert "advice, not a measurement" in asked("lint", package)
+    slowest = max(hits["operations"], key=lambda cost: cost["seconds"])
+    assert slowest["seconds"] >= slowest["flops"] / hits["unit"]["flops"]
+    whole = sum(made["seconds"] for made in hits["blocks"]["decode"].values())
+    words = asked("lint", package, "--page", str(tmp_path / "lint.html"))
+    assert "advice, not a measurement" in words
+    assert f"decode: at least {1e3 * whole:.2f} ms a call" in words
+    assert "Where time and bytes go" in (tmp_path / "lint.html").read_text()
+    assert "on the given unit" in asked("lint", package, "--unit-tflops", "17", "--unit-gbps", "51.2")
 
 
 def test_strict_lint_and_an_unknown_scheme_refuse(tmp_path: Path) -> None:

@@ -18,21 +18,23 @@ ROLES = ("root", "targets", "stable", "testing", "adapters", "online")
 @click.option("--token", is_flag=True, help="The key stays in a PKCS#11 token (PYKCS11LIB); NAME.key is its address.")
 @click.option("--slot", type=click.IntRange(0), help="With --token: the key's place in it. [2]")
 @passphrase_option
+@dry_option
 @json_option
-def keygen(name: str, folder: Path, token: bool, slot: int | None, passphrase_file: Path | None, as_json: bool) -> None:
+def keygen(
+    name: str, folder: Path, token: bool, slot: int | None, passphrase_file: Path | None, dry: bool, as_json: bool
+) -> None:
     """Make a signing key for NAME: NAME.key stays with its holder, NAME.pub goes to whoever runs `release init`."""
     from sdk.release.keys import import_token, make_key, public_key
 
     if token:
-        private, public = import_token(name, folder, keyid=slot, pin=secret_of(None))
+        private, public = import_token(name, folder, keyid=slot, pin=secret_of(None), dry=dry)
     else:
-        private, public = make_key(name, folder, passphrase=passphrase(passphrase_file, confirm=True))
-    keyid = public_key(public).keyid
-    answer(
-        {"private": str(private), "public": str(public), "keyid": keyid},
-        f"{private} stays with {name}; give {public} to whoever begins the repository (key {keyid[:8]})",
-        as_json=as_json,
-    )
+        private, public = make_key(name, folder, passphrase=passphrase(passphrase_file, confirm=True), dry=dry)
+    keyid = None if dry else public_key(public).keyid
+    line = f"{private} stays with {name}; give {public} to whoever begins the repository (key {str(keyid)[:8]})"
+    if dry:
+        line = f"{private} and {public} would be written\ndry run: nothing changed"
+    answer({"private": str(private), "public": str(public), "keyid": keyid}, line, as_json=as_json)
 
 
 @click.command()

@@ -151,15 +151,20 @@ def revoke(repository: Path, dry: bool, as_json: bool, **what: str) -> None:
 @click.argument("old", type=FOLDER)
 @click.argument("new", type=FOLDER)
 @click.option("--out", type=FILE, required=True, help="Where the delta goes.")
+@dry_option
 @json_option
-def delta(old: Path, new: Path, out: Path, as_json: bool) -> None:
+def delta(old: Path, new: Path, out: Path, dry: bool, as_json: bool) -> None:
     """Write what turns bundle OLD into bundle NEW, applied and compared; `add --delta-from` does it by itself."""
+    import tempfile
     from dataclasses import asdict
 
     from sdk.bundle import Bundle
     from sdk.release.delta import make_delta
 
-    with shown_progress() as tell:
-        made = make_delta(Bundle.open(old), Bundle.open(new), out, progress=tell)
+    with shown_progress() as tell, tempfile.TemporaryDirectory() as aside:
+        file = Path(aside) / "delta" if dry else out
+        made = make_delta(Bundle.open(old), Bundle.open(new), file, progress=tell)
     line = f"{out}: {made.bytes / 1e6:.2f} MB instead of {made.bundle_bytes / 1e6:.2f} MB; applied and compared"
+    if dry:
+        line += "\ndry run: nothing changed"
     answer({"file": str(out), **asdict(made)}, line, as_json=as_json)

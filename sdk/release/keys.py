@@ -55,8 +55,14 @@ class SigningKey:
         return self.signer.public_key.keyid
 
 
-def make_key(name: str, folder: Path, *, passphrase: str) -> tuple[Path, Path]:
+def make_key(name: str, folder: Path, *, passphrase: str, dry: bool = False) -> tuple[Path, Path]:
     """Make a key pair for `name`: NAME.key stays with its holder, NAME.pub goes to whoever runs `release init`.
+
+    Args:
+        name: Who holds it.
+        folder: Where the files go.
+        passphrase: Opens NAME.key, at least 12 characters.
+        dry: Whether only to say where they would go, or what is refused; no key is kept.
 
     Returns:
         Paths of the private and of the public file.
@@ -75,10 +81,12 @@ def make_key(name: str, folder: Path, *, passphrase: str) -> tuple[Path, Path]:
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock)
     key = SSlibKey.from_crypto(private.public_key())
     secret = {"scrypt": {**SCRYPT, "salt": salt.hex()}, "private_key": pem.decode()}
-    return _write_pair(_checked_name(name), folder, key, secret)
+    return _write_pair(_checked_name(name), folder, key, secret, dry=dry)
 
 
-def import_token(name: str, folder: Path, *, keyid: int | None, pin: Callable[[str], str]) -> tuple[Path, Path]:
+def import_token(
+    name: str, folder: Path, *, keyid: int | None, pin: Callable[[str], str], dry: bool = False
+) -> tuple[Path, Path]:
     """Write the two files for a key that lives in a PKCS#11 token.
 
     Args:
@@ -86,6 +94,7 @@ def import_token(name: str, folder: Path, *, keyid: int | None, pin: Callable[[s
         folder: Where the files go.
         keyid: Slot in the token; None is 2, the signature slot of a PIV card.
         pin: Asked for the token's PIN where reading the public key needs it.
+        dry: See make_key; the token is read all the same.
 
     Raises:
         SigningKeyError: No PKCS#11 library, token or key; nothing was written.
@@ -99,7 +108,7 @@ def import_token(name: str, folder: Path, *, keyid: int | None, pin: Callable[[s
         ) from cause
     except Exception as cause:  # Whatever the token's own driver raises.
         raise SigningKeyError(f"the token gives no key ({cause}); check PYKCS11LIB, the token and the slot") from cause
-    return _write_pair(name, folder, key, {"token": address})
+    return _write_pair(name, folder, key, {"token": address}, dry=dry)
 
 
 def public_key(file: Path) -> Key:
@@ -165,12 +174,14 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _write_pair(name: str, folder: Path, key: SSlibKey, secret: dict[str, Any]) -> tuple[Path, Path]:
+def _write_pair(name: str, folder: Path, key: SSlibKey, secret: dict[str, Any], *, dry: bool) -> tuple[Path, Path]:
     public = {"name": name, "keyid": key.keyid, "key": key.to_dict()}
     private_file, public_file = folder / f"{name}.key", folder / f"{name}.pub"
     for file in (private_file, public_file):
         if file.exists():
             raise SigningKeyError(f"{file} exists and is not replaced; choose another name or folder")
+    if dry:
+        return private_file, public_file
     try:
         folder.mkdir(parents=True, exist_ok=True)
         replace_whole(private_file, _json({"format": FORMAT, **public, **secret}))

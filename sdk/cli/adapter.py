@@ -10,6 +10,7 @@ from sdk.cli.options import (
     Tell,
     adapter_option,
     answer,
+    engine_option,
     home_option,
     json_option,
     passphrase,
@@ -113,10 +114,13 @@ def rollback(line: str | None, home: Path | None, as_json: bool) -> None:
     help="Draw so many further answers to each, also later, and weigh how far they agree.",
 )
 @adapter_option
+@engine_option
 @home_option
 @json_option
-def calibrate(risk: float, most: int | None, samples: int, line: str | None, home: Path | None, as_json: bool) -> None:
-    """Measure again, with the adapter that answers, when an answer is sure enough to stay on the device.
+def calibrate(
+    risk: float, most: int | None, samples: int, line: str | None, engine: str, home: Path | None, as_json: bool
+) -> None:
+    """Measure again, with adapter and engine that answer, when an answer is sure enough to stay on the device.
 
     Takes minutes: a few hundred public tasks are answered. Costs no privacy budget. Ctrl-C keeps what held before.
     """
@@ -128,7 +132,7 @@ def calibrate(risk: float, most: int | None, samples: int, line: str | None, hom
     with shown_progress() as tell, stop_when_asked() as stop:
         bundle = open_base(lambda step, done: tell(step, round(100 * done), 100), home=home)
         place = Home.open(home)
-        assistant = Assistant.open(place.path, bundle=bundle, line=line)
+        assistant = Assistant.open(place.path, bundle=bundle, line=line, engine=engine)
         made = recalibrate(assistant, place, risk=risk, most=most, samples=samples, stop=stop, progress=tell)
     if made is None:
         click.echo("stopped; what held before holds", err=True)

@@ -15,6 +15,7 @@ from sdk.cli.options import (
     json_option,
     passphrase,
     passphrase_option,
+    risk_option,
     shown_progress,
 )
 from sdk.cli.signals import stop_when_asked
@@ -98,13 +99,7 @@ def rollback(line: str | None, home: Path | None, as_json: bool) -> None:
 
 
 @adapter.command()
-@click.option(
-    "--risk",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.05,
-    show_default=True,
-    help="Highest chance that an answer is wrong and kept on the device.",
-)
+@risk_option
 @click.option("--most", type=click.IntRange(60), help="Take so many of the public tasks. [all]")
 @click.option(
     "--samples",

@@ -22,6 +22,7 @@ __all__ = [
     "one_source",
     "passphrase",
     "passphrase_option",
+    "risk_option",
     "shown_progress",
     "shown_wait",
     "source_options",
@@ -48,6 +49,13 @@ passphrase_option = click.option(
     "--passphrase-file",
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="File whose first line is the passphrase; - reads stdin. [LIMBECK_PASSPHRASE, else it is asked for]",
+)
+risk_option = click.option(
+    "--risk",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Highest chance that an answer is wrong and kept on the device.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 

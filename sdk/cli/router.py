@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from sdk.cli.options import answer, home_option, json_option, shown_progress
+from sdk.cli.options import answer, home_option, json_option, risk_option, shown_progress
 
 __all__ = ["consent", "router"]
 
@@ -16,13 +16,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.argument("model", type=click.Path(path_type=Path, file_okay=False, exists=True))
 @click.option("--tasks", required=True, type=FILE, help="Held-out device tasks, which the model has not learned from.")
 @click.option("--out", required=True, type=FILE, help="The router.json; the rated answers are kept beside it.")
-@click.option(
-    "--risk",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.05,
-    show_default=True,
-    help="Highest chance that an answer is wrong and kept on the device.",
-)
+@risk_option
 @click.option("--most", type=click.IntRange(60), help="Take so many of the tasks. [all]")
 @json_option
 def router(model: Path, tasks: Path, out: Path, risk: float, most: int | None, as_json: bool) -> None:

@@ -90,10 +90,10 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_bundle(folder: Path, *, seed: int = 0, head: int = 8) -> Bundle:
+def tiny_bundle(folder: Path, *, seed: int = 0, head: int = 8, layers: int = 4) -> Bundle:
     """A real bundle in `folder`/tiny-<seed>: checkpoint, probes and rehearsal of a few lines, manifest."""
     target = folder / f"tiny-{seed}"
-    save_checkpoint(tiny_model(seed=seed, head=head), tiny_tokenizer(), target / CHECKPOINT)
+    save_checkpoint(tiny_model(seed=seed, head=head, layers=layers), tiny_tokenizer(), target / CHECKPOINT)
     probes = [
         {"format": "probe/1", "id": f"english-{row}", "leg": "english", "kind": "loss", "prompt": "say", "answer": text}
         for row, text in enumerate(SENTENCES)
@@ -109,10 +109,12 @@ def tiny_bundle(folder: Path, *, seed: int = 0, head: int = 8) -> Bundle:
     )
 
 
-def tiny_packed_bundle(folder: Path, *, seed: int = 0, head: int = 8, context_tokens: int = 256) -> Bundle:
+def tiny_packed_bundle(
+    folder: Path, *, seed: int = 0, head: int = 8, layers: int = 4, context_tokens: int = 256
+) -> Bundle:
     """A bundle whose weights stand as the shipped student's: maps at 4 bits, the embedding at 8, vectors in float16."""
     target = folder / f"tiny-packed-{seed}" / CHECKPOINT
-    model = tiny_model(seed=seed, head=head)
+    model = tiny_model(seed=seed, head=head, layers=layers)
     model.config.max_position_embeddings = context_tokens
     parts: dict[str, torch.Tensor] = {}
     for name, values in model.state_dict().items():

@@ -41,7 +41,7 @@ home_option = click.option(
 adapter_option = click.option("--adapter", "line", help="Name of the adapter. [the one that `adapter use` chose]")
 engine_option = click.option(
     "--engine",
-    type=click.Choice(["auto", "portable", "torch"]),
+    type=click.Choice(["auto", "coreml", "portable", "torch"]),
     default=lambda: os.environ.get("LIMBECK_ENGINE", "auto"),
     help="What computes the answers. [LIMBECK_ENGINE, else the fastest that runs here]",
 )

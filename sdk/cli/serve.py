@@ -63,7 +63,7 @@ def serve(
         with shown_wait("open the model"):
             local = Local.open(home, bundle=bundle, line=line, engine=engine)
         if local.engine_choice.fallback:
-            click.echo(f"torch answers: {local.engine_choice.why}", err=True)
+            click.echo(f"{local.engine_choice.name} answers: {local.engine_choice.why}", err=True)
         url, models = address(listening), [model.id for model in local.models()]
 
         def ready() -> None:

@@ -108,8 +108,8 @@ class Assistant:
             bundle: The base; default: an installed update, else the shipped one, else the one in the cache.
             adapter: False answers with the bare base.
             line: Name of one of the home's adapters, for answers and for `learn`; None is the one that was chosen last.
-            engine: What computes the answers: portable, torch, or auto for the fastest that runs here. Where the one
-                asked for cannot run, torch answers, and `engine_choice` says why.
+            engine: What computes the answers: coreml, portable, torch, or auto for the fastest that runs here. Where
+                the one asked for cannot run, another answers, and `engine_choice` says why.
             input_guards: The app's own rules about prompts.
             output_guards: The app's own rules about answers.
 

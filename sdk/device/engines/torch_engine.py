@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from personalize.adapter import TARGETS, Adapter
-from personalize.errors import AdapterError
 from sdk.checkpoint import model_of
-from sdk.device.engines.track import KeptTrack
-from sdk.device.engines.worn import check_fits, check_moves, key_of, probe_scores
+from sdk.device.engines.worn import Wearing
 from sdk.device.runtime import Runtime
 from sdk.errors import GenerationError
 
@@ -49,7 +47,7 @@ class _WornLinear(nn.Module):
         return outputs if pair is None else outputs + (inputs @ pair[0].t()) @ pair[1].t()
 
 
-class TorchEngine:
+class TorchEngine(Wearing[Pairs]):
     """The reference engine."""
 
     name = "torch"
@@ -57,53 +55,37 @@ class TorchEngine:
     def __init__(self, runtime: Runtime) -> None:
         """Share the weights of a loaded base."""
         config = runtime.model.config
-        self.context_tokens = int(config.max_position_embeddings)
-        self.vocabulary = int(config.vocab_size)
-        self._base_digest = runtime.bundle.base_digest
         self._running = _Running()
-        self._worn: dict[str, Pairs] = {}
         model = model_of(config, dict(_plain_weights(runtime.model)))
-        self._maps = {
+        maps = {
             site: (linear.in_features, linear.out_features)
             for site, linear in model.named_modules()
             if site.rsplit(".", 1)[-1] in TARGETS and isinstance(linear, nn.Linear)
         }
-        for site in self._maps:
+        super().__init__(
+            base_digest=runtime.bundle.base_digest,
+            maps=maps,
+            context_tokens=int(config.max_position_embeddings),
+            vocabulary=int(config.vocab_size),
+        )
+        for site in maps:
             linear = model.get_submodule(site)
             assert isinstance(linear, nn.Linear)
             model.set_submodule(site, _WornLinear(site, linear, self._running))
         self._model: nn.Module | None = model.requires_grad_(False)
 
-    def wear(self, adapter: Adapter) -> str:
-        """See Engine.wear."""
-        key = key_of(adapter)
-        if key not in self._worn:
-            check_fits(adapter, base_digest=self._base_digest, maps=self._maps)
-            pairs = {site: (a.detach().float(), adapter.b[site].detach().float()) for site, a in adapter.a.items()}
-            check_moves(probe_scores(self.begin()), probe_scores(self._track(pairs, key)))
-            self._worn[key] = pairs
-        return key
+    def fit(self, adapter: Adapter) -> Pairs:
+        """See Wearing.fit."""
+        return {site: (a.detach().float(), adapter.b[site].detach().float()) for site, a in adapter.a.items()}
 
-    def drop(self, key: str) -> None:
-        """See Engine.drop; open tracks hold what they wear."""
-        self._worn.pop(key, None)
-
-    def begin(self, adapter: str | None = None) -> KeptTrack:
-        """See Engine.begin.
-
-        Raises:
-            AdapterError: No adapter of this key is worn.
-        """
-        if adapter is None:
-            return self._track({}, None)
-        if adapter not in self._worn:
-            raise AdapterError(f"adapter {adapter[:19]}… is not worn by this engine; wear it first")
-        return self._track(self._worn[adapter], adapter)
+    def memory(self, fit: Pairs | None) -> "_Memory":
+        """See Wearing.memory."""
+        return _Memory(self, fit or {})
 
     def close(self) -> None:
         """See Engine.close; the runtime keeps its own model."""
         self._model = None
-        self._worn.clear()
+        super().close()
 
     def run(self, step: Tensor, pairs: Pairs, cache: DynamicCache, keep: int) -> Tensor:
         """Run the model under an adapter: tokens (1, tokens) in, logits (keep, vocab) out."""
@@ -117,11 +99,6 @@ class TorchEngine:
             self._running.pairs = {}
         logits: Tensor = out.logits[0].float()
         return logits
-
-    def _track(self, pairs: Pairs, key: str | None) -> KeptTrack:
-        return KeptTrack(
-            _Memory(self, pairs), adapter=key, context_tokens=self.context_tokens, vocabulary=self.vocabulary
-        )
 
 
 class _Memory:

@@ -13,12 +13,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from personalize.adapter import Adapter
-from personalize.errors import AdapterError
 from sdk.bundle import Bundle
 from sdk.device.engines.portable.graph import Graph, graph_of, head_of
 from sdk.device.engines.portable.slots import slots_of
-from sdk.device.engines.track import KeptTrack
-from sdk.device.engines.worn import check_fits, check_moves, key_of, probe_scores
+from sdk.device.engines.worn import Wearing
 from sdk.errors import EngineError, GenerationError
 
 __all__ = ["PortableEngine", "default_threads"]
@@ -35,7 +33,7 @@ def default_threads() -> int:
     return max(1, min(4, cores - 1))
 
 
-class PortableEngine:
+class PortableEngine(Wearing[Slots]):
     """The engine for every processor."""
 
     name = "portable"
@@ -53,43 +51,27 @@ class PortableEngine:
             EngineError: onnxruntime cannot run it here.
         """
         graph = graph_of(bundle.checkpoint, exact=exact)
-        self._config, self._rows, self._maps = graph.config, graph.rows, graph.maps
-        self.context_tokens = int(graph.config.max_position_embeddings)
-        self.vocabulary = int(graph.config.vocab_size)
-        self._base_digest = bundle.base_digest
-        self._worn: dict[str, Slots] = {}
+        super().__init__(
+            base_digest=bundle.base_digest,
+            maps=graph.maps,
+            context_tokens=int(graph.config.max_position_embeddings),
+            vocabulary=int(graph.config.vocab_size),
+        )
+        self._config, self._rows = graph.config, graph.rows
         self._session: onnxruntime.InferenceSession | None = _session(graph, threads or default_threads())
 
-    def wear(self, adapter: Adapter) -> str:
-        """See Engine.wear."""
-        key = key_of(adapter)
-        if key not in self._worn:
-            check_fits(adapter, base_digest=self._base_digest, maps=self._maps)
-            slots = {name: _value(factor) for name, factor in slots_of(adapter, self._maps).items()}
-            check_moves(probe_scores(self.begin()), probe_scores(self._track(slots, key)))
-            self._worn[key] = slots
-        return key
+    def fit(self, adapter: Adapter) -> Slots:
+        """See Wearing.fit."""
+        return {name: _value(factor) for name, factor in slots_of(adapter, self._maps).items()}
 
-    def drop(self, key: str) -> None:
-        """See Engine.drop; open tracks hold what they wear."""
-        self._worn.pop(key, None)
-
-    def begin(self, adapter: str | None = None) -> KeptTrack:
-        """See Engine.begin.
-
-        Raises:
-            AdapterError: No adapter of this key is worn.
-        """
-        if adapter is None:
-            return self._track({}, None)
-        if adapter not in self._worn:
-            raise AdapterError(f"adapter {adapter[:19]}… is not worn by this engine; wear it first")
-        return self._track(self._worn[adapter], adapter)
+    def memory(self, fit: Slots | None) -> "_Memory":
+        """See Wearing.memory."""
+        return _Memory(self, fit or {})
 
     def close(self) -> None:
         """See Engine.close."""
         self._session = None
-        self._worn.clear()
+        super().close()
 
     def opened(self) -> onnxruntime.InferenceSession:
         """The loaded model.
@@ -100,10 +82,6 @@ class PortableEngine:
         if self._session is None:
             raise GenerationError("the engine is closed; open the model again")
         return self._session
-
-    def _track(self, slots: Slots, key: str | None) -> KeptTrack:
-        memory = _Memory(self, slots)
-        return KeptTrack(memory, adapter=key, context_tokens=self.context_tokens, vocabulary=self.vocabulary)
 
     @property
     def memory_shape(self) -> tuple[int, int, int]:

@@ -22,7 +22,8 @@ from torch import Tensor
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from sdk.device.engines.portable.weights import Matrix, Rows, array, beside
+from sdk.device.engines.portable.weights import Matrix, beside
+from sdk.device.engines.rows import Rows, array
 from sdk.errors import BundleError, EngineError
 from sdk.packed import BLOCK, Packed, load_parts
 

@@ -56,7 +56,7 @@ def test_an_engine_that_is_asked_for_by_name_answers(bundle: Bundle, tmp_path: P
 
 
 def test_an_engine_that_does_not_exist_is_refused(bundle: Bundle) -> None:
-    with pytest.raises(EngineError, match="auto, portable, torch"):
+    with pytest.raises(EngineError, match="auto, coreml, portable, torch"):
         choose(bundle, "warp")
 
 

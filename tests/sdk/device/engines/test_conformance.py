@@ -18,25 +18,38 @@ from numpy.typing import NDArray
 
 from personalize.adapter import TARGETS, Adapter, AdapterSpec, attached, fresh
 from personalize.errors import AdapterError, BaseMismatchError
+from sdk.build.coreml.convert import Plan, convert
 from sdk.bundle import Bundle
 from sdk.device.answers.decoding import PART, Decoding, decode
 from sdk.device.answers.tracks import Tracks
+from sdk.device.engines.coreml_engine import CoreMLEngine
 from sdk.device.engines.portable.engine import PortableEngine
 from sdk.device.engines.protocol import Engine, Track
 from sdk.device.engines.torch_engine import TorchEngine
 from sdk.device.runtime import Runtime
 from sdk.errors import GenerationError, PromptTooLongError
+from tests.interpreted import Interpreted
 from tests.tiny import tiny_bundle, tiny_packed_bundle
+
+
+@cache
+def compiled(bundle: Path) -> tuple[Path, Interpreted]:
+    """A package of a bundle's folder, and its interpreter: seconds to make, so once a run."""
+    package = bundle.with_suffix(".mlpackage")
+    convert(bundle, package, Plan(context=192, adapter_layers=2))
+    return package, Interpreted(package)
+
 
 ENGINES: dict[str, Callable[[Runtime], Engine]] = {
     "torch": TorchEngine,
     "portable": lambda runtime: PortableEngine(runtime.bundle, exact=True),
+    "coreml": lambda runtime: CoreMLEngine(runtime.bundle, *compiled(runtime.bundle.folder)),
 }
 """How each engine is opened on a bundle."""
 
 FORMS: dict[str, Callable[[Path], Bundle]] = {
-    "plain": partial(tiny_bundle, head=16),  # The portable engine takes heads of 16, 32, 48 … numbers.
-    "packed": partial(tiny_packed_bundle, head=16),
+    "plain": partial(tiny_bundle, head=16, layers=2),  # The portable engine takes heads of 16, 32, 48 … numbers.
+    "packed": partial(tiny_packed_bundle, head=16, layers=2),
 }
 """How the weights stand in the bundle."""
 
@@ -53,8 +66,8 @@ class Case:
     runtime: Runtime
 
     def adapter(self, seed: int, *, rank: int = 3, targets: tuple[str, ...] = TARGETS) -> Adapter:
-        """A random adapter on the two upper layers."""
-        spec = AdapterSpec(layers=(2, 3), rank=rank, targets=targets)
+        """A random adapter on all layers."""
+        spec = AdapterSpec(layers=(0, 1), rank=rank, targets=targets)
         made = fresh(self.runtime.model, spec, fits_base=self.runtime.bundle.base_digest)
         random = torch.Generator().manual_seed(seed)
         return replace(made, b={site: torch.randn(b.shape, generator=random) * 0.5 for site, b in made.b.items()})
@@ -84,12 +97,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("bases")
 
 
-@pytest.fixture(params=[(engine, form) for engine in ENGINES for form in FORMS], ids="-".join)
+CASES = [
+    *((engine, form) for engine in ("torch", "portable") for form in FORMS),
+    ("coreml", "packed"),  # Plain weights in float32 are rounded to float16 when a package is made.
+]
+
+
+@pytest.fixture(params=CASES, ids="-".join)
 def case(request: pytest.FixtureRequest, folder: Path) -> Iterator[Case]:
     name, form = request.param
     runtime = runtime_of(form, folder)
     engine = ENGINES[name](runtime)
-    assert engine.name == name.partition(" ")[0]
+    assert engine.name == name
     yield Case(engine, runtime)
     engine.close()
 

@@ -13,7 +13,8 @@ from sdk.build.grid import Grid, packed8
 from sdk.bundle import Bundle, shipped_bundle
 from sdk.device.engines.portable import engine as portable
 from sdk.device.engines.portable.engine import PortableEngine, default_threads
-from sdk.device.engines.portable.weights import Rows, beside
+from sdk.device.engines.portable.weights import beside
+from sdk.device.engines.rows import Rows
 from sdk.device.engines.torch_engine import TorchEngine
 from sdk.device.runtime import Runtime
 from sdk.packed import BLOCK, Packed, parts_of, unpack4

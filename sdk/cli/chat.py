@@ -4,7 +4,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +152,7 @@ class _Talk:
             click.echo("no longer waited for the larger model", err=True)
         if made is None:
             return
-        self.last = replace(made, text=final.text, route="cloud") if final and final.cloud else made
+        self.last = final.answer if final else made
         if self.as_json:
             answer(record(made, final), "", as_json=True)
             return

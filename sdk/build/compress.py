@@ -24,12 +24,13 @@ from sdk.build.grid import Grid
 from sdk.errors import CompressionError
 from sdk.packed import BLOCK, load_weights
 
-__all__ = ["SCHEMES", "Compressed", "compress", "lost_change"]
+__all__ = ["SCHEMES", "Compressed", "compress", "kept_grid", "lost_change"]
 
 GROUP = 16  # Rows that share a palette in the grouped schemes (coremltools' guide: 8 to 16).
 PRUNED = 0.5  # Share of the weights that the sparse schemes set to zero.
 ROUNDS = 25  # Of Lloyd's algorithm; palettes of these weights settle in fewer.
 MOST_LOST = 0.5  # Share of a change that may be rounded away before a healed model is refused.
+KEPT_ERROR = 1.05  # Of a block on its old scale over that on its best one, squared: past it the new scale is taken.
 HEAD = ("model.embed_tokens.weight", "lm_head.weight")
 
 Scheme = Callable[[Tensor], Encoded]
@@ -47,6 +48,8 @@ class Compressed:
     """Of all codes, scales and palettes; vectors are not counted."""
     weights: int
     """Numbers that they stand for."""
+    kept_scales: float | None = None
+    """Share of all scales that are those of the older version; None where none was given."""
 
     @property
     def bits(self) -> float:
@@ -121,6 +124,7 @@ def compress(
     scheme: str,
     *,
     healed_from: Path | None = None,
+    grid_of: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Compressed:
     """Compress every matrix of a student, write it, read it back and compare.
@@ -131,6 +135,8 @@ def compress(
         scheme: One of SCHEMES.
         healed_from: The student before it was trained on or merged, where it was on a grid: checks that what changed
             since then survives.
+        grid_of: The compressed version that devices have: its scales are kept where they cost next to nothing, so that
+            few codes change and a delta is small.
         progress: Told what is done.
 
     Raises:
@@ -148,6 +154,7 @@ def compress(
         )
     weights = {name: value.float() for name, value in load_weights(checkpoint).items()}
     old = load_weights(checkpoint_of(healed_from)) if healed_from else {}
+    before = _scaled(grid_of) if grid_of else {}
     encodings, errors = {}, {}
     matrices = [name for name, value in weights.items() if value.dim() == 2]
     for done, name in enumerate(matrices):
@@ -156,6 +163,8 @@ def compress(
         encodings[name] = made = _checked(
             name, weights[name], int8 if name in HEAD else _fitting(scheme, weights[name])
         )
+        if name in before:
+            encodings[name] = made = kept_grid(made, before[name], weights[name])
         errors[name] = float((made.values() - weights[name]).norm() / weights[name].norm())
         if name in old and name not in HEAD:
             _refuse_snap_back(name, old[name].float(), weights[name], made.values())
@@ -166,7 +175,57 @@ def compress(
         errors=errors,
         bytes=sum(encoded.bytes for encoded in encodings.values()),
         weights=sum(weights[name].numel() for name in matrices),
+        kept_scales=_kept_share(encodings, before) if grid_of else None,
     )
+
+
+def kept_grid(made: Encoded, old: Encoded, weights: Tensor) -> Encoded:
+    """What was made of weights, on the scales and zeros of an older version where those are nearly as good.
+
+    Block by block: the old scale is kept where the squared error on it is at most KEPT_ERROR times that on the new one.
+
+    Args:
+        made: Of the weights, by a scheme with scales.
+        old: Of an older version; where it is of another form, `made` comes back.
+        weights: Shape (out, in), float32.
+    """
+    if made.scales is None or old.scales is None or _form(made) != _form(old):
+        return made
+    blocks = weights.view(*made.scales.shape, -1)  # (out, blocks, inputs of a block)
+    low, high = (-127, 127) if made.signed else (0, 2**made.bits - 1)
+    shift = 0 if old.zeros is None else old.zeros.float()[:, :, None]
+    codes = ((blocks / old.scales.float()[:, :, None]).round() + shift).clamp(low, high).to(made.codes.dtype)
+    again = Encoded(
+        codes=codes.view_as(weights), bits=made.bits, signed=made.signed, scales=old.scales, zeros=old.zeros
+    )
+    off = [(each.values().view_as(blocks) - blocks).square().sum(2) for each in (again, made)]
+    keep = off[0] <= KEPT_ERROR * off[1]  # (out, blocks)
+    return Encoded(
+        codes=torch.where(keep[:, :, None], codes, made.codes.view_as(codes)).view_as(weights),
+        bits=made.bits,
+        signed=made.signed,
+        scales=torch.where(keep, old.scales, made.scales),
+        zeros=None if old.zeros is None or made.zeros is None else torch.where(keep, old.zeros, made.zeros),
+    )
+
+
+def _form(encoded: Encoded) -> tuple[object, ...]:
+    scales, zeros = encoded.scales, encoded.zeros
+    plain = encoded.lut is None and encoded.mask is None
+    return encoded.bits, encoded.signed, plain, None if scales is None else (scales.shape, scales.dtype), zeros is None
+
+
+def _scaled(folder: Path) -> dict[str, Encoded]:
+    found = {name: each for name, each in encodings_of(checkpoint_of(folder)).items() if each.scales is not None}
+    if not found:
+        raise CompressionError(f"{folder} has no scales that could be kept; give what `limbeck build compress` wrote")
+    return found
+
+
+def _kept_share(encodings: Mapping[str, Encoded], before: Mapping[str, Encoded]) -> float:
+    pairs = [(each.scales, before[name].scales) for name, each in encodings.items() if name in before]
+    same = [new == old for new, old in pairs if new is not None and old is not None and new.shape == old.shape]
+    return float(torch.cat([each.flatten() for each in same]).float().mean()) if same else 0.0
 
 
 def lost_change(old: Tensor, healed: Tensor, values: Tensor) -> float:

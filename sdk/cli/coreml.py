@@ -19,13 +19,18 @@ package = click.argument("package", type=click.Path(path_type=Path))
 @click.option("--scheme", required=True, help="int8, int4, palette4, palette6, …; a wrong name lists them.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist.")
 @click.option("--healed-from", type=click.Path(path_type=Path), help="The student before training: must not snap back.")
+@click.option(
+    "--grid-of", type=click.Path(path_type=Path), help="The version before: keep its scales, for small deltas."
+)
 @json_option
-def compress(student: Path, scheme: str, out: Path, healed_from: Path | None, as_json: bool) -> None:
+def compress(
+    student: Path, scheme: str, out: Path, healed_from: Path | None, grid_of: Path | None, as_json: bool
+) -> None:
     """Put a student's weights on a smaller grid; `build coreml` carries it into the package exactly."""
     from sdk.build.compress import compress as run
 
     with shown_progress() as tell:
-        made = run(student, out, scheme, healed_from=healed_from, progress=tell)
+        made = run(student, out, scheme, healed_from=healed_from, grid_of=grid_of, progress=tell)
     worst = max(made.errors, key=lambda name: made.errors[name])
     facts = {
         "folder": str(out),
@@ -34,12 +39,15 @@ def compress(student: Path, scheme: str, out: Path, healed_from: Path | None, as
         "bits": made.bits,
         "errors": dict(made.errors),
         "worst": worst,
+        "kept_scales": made.kept_scales,
     }
     words = (
         f"{scheme}: {made.bytes / 1e6:.1f} MB, {made.bits:.2f} bits a weight, read back and equal\n"
         f"largest error {made.errors[worst]:.3f} of the weights' norm, in {worst}\n"
         f"in {out}; what it costs in quality: limbeck build evaluate {out}"
     )
+    if made.kept_scales is not None:
+        words += f"\n{made.kept_scales:.0%} of its scales are those of {grid_of}"
     answer(facts, words, as_json=as_json)
 
 

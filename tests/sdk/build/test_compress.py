@@ -141,3 +141,73 @@ def test_what_reads_back_otherwise_is_caught(student: Path, tmp_path: Path, monk
 def test_an_unknown_scheme_lists_those_there_are(student: Path, tmp_path: Path) -> None:
     with pytest.raises(CompressionError, match="choose one of int8, int4"):
         compress(student, tmp_path / "x", "int3")
+
+
+# --- the scales of the version before --------------------------------------------------------------------------------
+
+
+def nudged(student: Path, out: Path, step: float) -> Path:
+    """Every weight of a student moved a little, as by a light fine-tune."""
+    chance = torch.Generator().manual_seed(2)
+    weights = load_file(student / "model.safetensors")
+    moved = {name: value + step * torch.randn(value.shape, generator=chance) for name, value in weights.items()}
+    out.mkdir()
+    for file in student.iterdir():
+        (out / file.name).write_bytes(file.read_bytes())
+    save_file(moved, out / "model.safetensors")
+    return out
+
+
+def same_share(one: Tensor | None, other: Tensor | None) -> float:
+    assert one is not None
+    assert other is not None
+    return float((one == other).float().mean())
+
+
+@pytest.mark.parametrize("scheme", ["int4", "int8"])
+def test_the_scales_of_the_version_before_are_kept_and_few_codes_change(
+    student: Path, tmp_path: Path, scheme: str
+) -> None:
+    compress(student, tmp_path / "old", scheme)
+    new = nudged(student, tmp_path / "new", 1e-5)
+    fresh = compress(new, tmp_path / "fresh", scheme)
+    kept = compress(new, tmp_path / "kept", scheme, grid_of=tmp_path / "old")
+    assert fresh.kept_scales is None
+    assert kept.kept_scales is not None
+    assert kept.kept_scales > 0.9
+    old, one, other = (encodings_of(tmp_path / name)[NAME] for name in ("old", "fresh", "kept"))
+    assert (other.codes != old.codes).float().mean() < 0.01
+    assert same_share(other.scales, old.scales) >= same_share(one.scales, old.scales)
+    for name in kept.errors:
+        assert kept.errors[name] <= fresh.errors[name] * module.KEPT_ERROR**0.5 + 1e-9
+
+
+def test_a_scale_that_no_longer_suits_is_not_kept(student: Path, tmp_path: Path) -> None:
+    compress(student, tmp_path / "old", "int4")
+    weights = load_file(student / "model.safetensors")
+    new = changed(student, tmp_path / "new", NAME, 3 * weights[NAME])
+    fresh = compress(new, tmp_path / "fresh", "int4")
+    kept = compress(new, tmp_path / "kept", "int4", grid_of=tmp_path / "old")
+    assert kept.errors[NAME] <= fresh.errors[NAME] * module.KEPT_ERROR**0.5
+    old, other = (encodings_of(tmp_path / name)[NAME] for name in ("old", "kept"))
+    assert same_share(other.scales, old.scales) < 0.2
+
+
+def test_without_the_look_at_the_error_old_scales_would_spoil_a_matrix(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mutant: kept whatever it costs."""
+    compress(student, tmp_path / "old", "int4")
+    new = changed(student, tmp_path / "new", NAME, 3 * load_file(student / "model.safetensors")[NAME])
+    fresh = compress(new, tmp_path / "fresh", "int4")
+    monkeypatch.setattr(module, "KEPT_ERROR", float("inf"))
+    assert compress(new, tmp_path / "kept", "int4", grid_of=tmp_path / "old").errors[NAME] > 2 * fresh.errors[NAME]
+
+
+def test_a_version_without_scales_or_of_another_form_changes_nothing(student: Path, tmp_path: Path) -> None:
+    with pytest.raises(CompressionError, match="has no scales that could be kept"):
+        compress(student, tmp_path / "out", "int4", grid_of=student)
+    assert not (tmp_path / "out").exists()
+    compress(student, tmp_path / "int8", "int8")
+    mixed = compress(student, tmp_path / "int4", "int4", grid_of=tmp_path / "int8")
+    assert mixed.errors == compress(student, tmp_path / "again", "int4").errors

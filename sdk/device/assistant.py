@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import Any, Literal, TypeVar, overload
 
 from pydantic import BaseModel
 
@@ -24,6 +24,7 @@ from personalize.shelf import Shelf
 from personalize.stopping import Stop
 from privacy import Unit
 from sdk.bundle import Bundle, default_bundle
+from sdk.device.answers.ready import ReadyTasks
 from sdk.device.answers.records import Answer, Piece
 from sdk.device.answers.schema import Schema, value_of
 from sdk.device.answers.session import Overflow, Session
@@ -35,8 +36,6 @@ from sdk.device.engines.choice import Choice, Opened, open_engine
 from sdk.device.night import base_of, plan_of
 from sdk.device.slots import lease
 from sdk.errors import GenerationError, GuardrailError, NoBaseError, SdkError
-from sdk.tasks import Action, action_schema, read_answer
-from sdk.tasks import prompt as task_prompt
 
 __all__ = ["Assistant", "Availability", "Guard"]
 
@@ -44,9 +43,6 @@ Typed = TypeVar("Typed", bound=BaseModel)
 
 Guard = Callable[[str], str | None]
 """An app's own rule: a text in, None to let it pass, or why it is refused."""
-
-TONES: Mapping[str, str] = {"shorter": "shorter", "polite": "politer", "formal": "formal"}
-Tone = Literal["shorter", "polite", "formal"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +54,7 @@ class Availability:
     """One line for a person."""
 
 
-class Assistant:
+class Assistant(ReadyTasks):
     """A base model with the newest admitted adapter of one home."""
 
     def __init__(
@@ -285,45 +281,6 @@ class Assistant:
             made.restore(restore)
         return made
 
-    def summarize(self, text: str) -> str:
-        """One sentence about a text."""
-        return self._task("summary", text)
-
-    def rewrite(self, text: str, tone: Tone = "polite") -> str:
-        """The text in another tone: shorter, polite or formal."""
-        if tone not in TONES:
-            raise GenerationError(f"tone must be one of {', '.join(TONES)}, got {tone!r}")
-        return self._task(TONES[tone], text, max_new_tokens=256)
-
-    def reply(self, message: str) -> str:
-        """A short reply to a message."""
-        return self._task("reply", message)
-
-    def title(self, text: str) -> str:
-        """A short title for a text."""
-        return self._task("title", text, max_new_tokens=24)
-
-    def commit_message(self, change: str) -> str:
-        """A commit message for a change, told in words or as a diff."""
-        return self._task("commit", change)
-
-    def proofread(self, text: str) -> str:
-        """The text without its mistakes."""
-        return self._task("proofread", text, max_new_tokens=256)
-
-    def action(self, request: str) -> Action:
-        """What an app is asked to do, as one of sdk.tasks.ACTIONS; open values are words of the request.
-
-        Raises:
-            AnswerError: No whole action came.
-        """
-        asked = task_prompt("action", request)
-        answer = self.answer(asked, schema=_copying(action_schema()), copy_from=request, max_new_tokens=128)
-        return cast(Action, read_answer("action", answer.text))
-
-    def _task(self, task: str, text: str, *, max_new_tokens: int = 96) -> str:
-        return self.answer(task_prompt(task, text), max_new_tokens=max_new_tokens).text.strip()
-
     def stream(self, prompt: str, *, max_new_tokens: int = 128, temperature: float = 0.0, **how: Any) -> Iterator[str]:
         """The answer to a prompt, piece by piece.
 
@@ -473,14 +430,3 @@ def _guarded(guards: Sequence[Guard], text: str, *, of: str) -> None:
     for guard in guards:
         if why := guard(text):
             raise GuardrailError(why, of=of)
-
-
-def _copying(schema: Any) -> Any:
-    """A schema whose open strings are copied from the request."""
-    if isinstance(schema, list):
-        return [_copying(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if schema.get("type") == "string" and not {"enum", "const"} & set(schema):
-        return {"type": "string", "x-copy": True}
-    return {key: _copying(part) for key, part in schema.items()}

@@ -36,6 +36,7 @@ from sdk.errors import (
     PromptTooLongError,
     SchemaError,
     SessionError,
+    UnknownTaskError,
 )
 from tests.tiny import tiny_bundle
 
@@ -154,6 +155,18 @@ def test_an_action_copies_what_stands_in_the_request(assistant: Assistant) -> No
     request = "Remind me to call Ana"
     action = assistant.action(request)
     assert all(value.lower() in request.lower() for value in action.copied())
+
+
+def test_a_ready_task_gives_its_whole_record_where_it_is_asked_for(assistant: Assistant) -> None:
+    whole = assistant.task("summary", "the cat sat on the mat", max_new_tokens=8)
+    assert assistant.summarize("the cat sat on the mat").startswith(whole.text.strip())
+    action = assistant.task("action", "Remind me to call Ana")
+    assert (action.fits, action.value["action"]) == (
+        True,
+        assistant.action("Remind me to call Ana").model_dump()["action"],
+    )
+    with pytest.raises(UnknownTaskError):
+        assistant.task("poem", "the cat")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerFast
 
 from sdk.errors import PlanError
+from sdk.tokens import chat_tokens, text_tokens
 
 __all__ = [
     "TaskItem",
@@ -102,7 +103,7 @@ def _rows(file: Path, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
 def documents(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Iterator[list[int]]:
     """Token ids of texts, one list each."""
     for text in texts:
-        yield tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        yield text_tokens(tokenizer, text)
 
 
 def text_sequences(
@@ -131,11 +132,8 @@ def text_sequences(
 
 def task_sequence(tokenizer: PreTrainedTokenizerFast, prompt: str, answer: str, *, length: int) -> TokenSequence | None:
     """One chat turn as the runtime asks for it; None where it is over `length` tokens."""
-    asked = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-    )
-    before = tokenizer.backend_tokenizer.encode(asked, add_special_tokens=False).ids
-    after = tokenizer(answer, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    before = chat_tokens(tokenizer, [{"role": "user", "content": prompt}])
+    after = text_tokens(tokenizer, answer)
     ids = (*before, *after, tokenizer.convert_tokens_to_ids("<|im_end|>"))
     return TokenSequence(ids=ids, first=len(before)) if len(ids) <= length else None
 

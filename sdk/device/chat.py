@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sdk.bundle import Bundle
 from sdk.errors import BundleError, GenerationError
+from sdk.tokens import chat_tokens
 
 __all__ = ["ROLES", "Chat", "Message"]
 
@@ -56,5 +57,4 @@ class Chat:
         for message in messages:
             if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
                 raise GenerationError(f"a message needs a role of {', '.join(ROLES)} and a text, got {message!r:.80}")
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        return chat_tokens(self.tokenizer, messages)

@@ -23,9 +23,9 @@ from sdk.build.evaluate.likelihood import (
     finite_logits,
     hidden_states,
     start_token,
-    text_tokens,
 )
 from sdk.errors import EvaluationError
+from sdk.tokens import text_tokens
 
 __all__ = ["teacher_leg", "token_map"]
 

@@ -13,6 +13,7 @@ from transformers import DynamicCache
 
 from sdk.build.evaluate.likelihood import Told
 from sdk.errors import EvaluationError, NotRunError
+from sdk.tokens import chat_tokens as encoded
 
 __all__ = ["chat_tokens", "greedy", "greedy_texts"]
 
@@ -27,9 +28,7 @@ def chat_tokens(tokenizer: Any, prompt: str) -> list[int]:
     """
     if not tokenizer.chat_template:
         raise NotRunError("the tokenizer has no chat template; the model cannot be asked anything")
-    messages = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+    return encoded(tokenizer, [{"role": "user", "content": prompt}])
 
 
 def greedy_texts(

@@ -17,8 +17,9 @@ from typing import Any
 
 from sdk.build.evaluate.card import Leg
 from sdk.build.evaluate.interval import Estimate, ratio
-from sdk.build.evaluate.likelihood import Scored, Told, nats, start_token, text_tokens
+from sdk.build.evaluate.likelihood import Scored, Told, nats, start_token
 from sdk.errors import EvaluationError, NotRunError
+from sdk.tokens import text_tokens
 
 __all__ = ["bits_per_byte", "passages", "read_texts", "text_leg"]
 

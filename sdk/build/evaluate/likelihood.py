@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sdk.errors import EvaluationError, NotRunError
 
-__all__ = ["Scored", "Told", "batches", "finite_logits", "hidden_states", "nats", "start_token", "text_tokens"]
+__all__ = ["Scored", "Told", "batches", "finite_logits", "hidden_states", "nats", "start_token"]
 
 BATCH_TOKENS = 4096  # Positions run at once, padding included: 10 MB of hidden states at width 576.
 HEAD_ROWS = 256  # Positions that meet the head at once: 256 rows of 49,152 logits are 50 MB.
@@ -26,16 +26,6 @@ class Scored:
     """Token ids, the first of them given for free."""
     first: int = 1
     """Index of the first token that counts, ≥ 1."""
-
-
-def text_tokens(tokenizer: Any, text: str) -> list[int]:
-    """Tokens of plain text: what spells a control marker stays text."""
-    backend = tokenizer.backend_tokenizer
-    backend.encode_special_tokens = True
-    try:
-        return list(backend.encode(text, add_special_tokens=False).ids)
-    finally:
-        backend.encode_special_tokens = False  # Others read markers as markers.
 
 
 def start_token(tokenizer: Any) -> int:

@@ -17,8 +17,9 @@ from random import Random
 from typing import Any
 
 from sdk.build.evaluate.card import Leg
-from sdk.build.evaluate.likelihood import Scored, Told, nats, start_token, text_tokens
+from sdk.build.evaluate.likelihood import Scored, Told, nats, start_token
 from sdk.errors import EvaluationError
+from sdk.tokens import text_tokens
 
 __all__ = ["Pair", "pair_leg", "read_blimp", "read_piqa"]
 

@@ -10,9 +10,10 @@ from transformers import PreTrainedTokenizerFast
 
 from sdk.build.evaluate import agreement
 from sdk.build.evaluate.agreement import teacher_leg, token_map
-from sdk.build.evaluate.likelihood import start_token, text_tokens
+from sdk.build.evaluate.likelihood import start_token
 from sdk.build.vocabulary import trim_tokenizer, trimmed_model
 from sdk.errors import EvaluationError
+from sdk.tokens import text_tokens
 from tests.tiny import SENTENCES, VOCABULARY, tiny_model, tiny_tokenizer
 
 TEACHER = tiny_model(), tiny_tokenizer()

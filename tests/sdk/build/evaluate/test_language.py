@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from sdk.build.evaluate.language import bits_per_byte, passages, read_texts
-from sdk.build.evaluate.likelihood import text_tokens
 from sdk.errors import EvaluationError, NotRunError
+from sdk.tokens import text_tokens
 from tests.tiny import SENTENCES, VOCABULARY, tiny_model, tiny_tokenizer
 
 TEXT = " ".join(SENTENCES)

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from sdk.build.evaluate import likelihood
-from sdk.build.evaluate.likelihood import Scored, batches, nats, start_token, text_tokens
+from sdk.build.evaluate.likelihood import Scored, batches, nats, start_token
 from sdk.errors import EvaluationError, NotRunError
+from sdk.tokens import text_tokens
 from tests.tiny import SENTENCES, tiny_model, tiny_tokenizer
 
 MODEL, TOKENIZER = tiny_model(), tiny_tokenizer()

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from sdk.build.evaluate import pairs
-from sdk.build.evaluate.likelihood import Scored, nats, start_token, text_tokens
+from sdk.build.evaluate.likelihood import Scored, nats, start_token
 from sdk.build.evaluate.pairs import Pair, pair_leg, read_blimp, read_piqa
 from sdk.errors import EvaluationError
+from sdk.tokens import text_tokens
 from tests.bench.people import data_folder
 from tests.tiny import SENTENCES, tiny_model, tiny_tokenizer
 

@@ -20,6 +20,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "accelerate": (),  # Oracle in tests: transformers' own GGUF reader wants it.
     "click": ("sdk.cli",),
     "coremltools": ("sdk.build.coreml", "sdk.device.engines.coreml_engine"),
+    "coreai": ("sdk.build.coreai",),
+    "coreai_torch": ("sdk.build.coreai",),
     "cryptography": (
         "personalize.cipher",
         "personalize.parcel",

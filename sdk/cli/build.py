@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from sdk.bundle import Bundle, cache_folder
 from sdk.cli.answers import answers
-from sdk.cli.coreml import compress, coreml, execute, lint
+from sdk.cli.coreml import compress, coreai, coreml, execute, lint
 from sdk.cli.cost import cost
 from sdk.cli.curriculum import curriculum
 from sdk.cli.distill import distill, package, plan
@@ -28,7 +28,7 @@ def build() -> None:
 
 
 build.add_command(answers)
-for command in (compress, coreml, lint, execute, experts, exits, cost):
+for command in (compress, coreml, coreai, lint, execute, experts, exits, cost):
     build.add_command(command)
 build.add_command(curriculum)
 build.add_command(distill)

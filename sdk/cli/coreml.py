@@ -8,7 +8,7 @@ import click
 from sdk.cli.options import answer, json_option, shown_progress
 from sdk.errors import PackageError
 
-__all__ = ["compress", "coreml", "execute", "lint"]
+__all__ = ["compress", "coreai", "coreml", "execute", "lint"]
 
 student = click.argument("student", type=click.Path(path_type=Path, exists=True, file_okay=False))
 package = click.argument("package", type=click.Path(path_type=Path))
@@ -118,6 +118,43 @@ def coreml(
         f"differs from torch by {made.difference:.2e} of the largest logit, run here by the interpreter\n"
         + "".join(f"clipped sums off torch's by {off:.1e} ({name})\n" for name, off in made.learning.items())
         + "not run on a device: where and how fast it runs there is not known"
+    )
+    answer(facts, words, as_json=as_json)
+
+
+@click.command()
+@student
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The .aimodel to write; must not exist.")
+@click.option("--context", type=int, default=512, show_default=True, help="Positions of the cache.")
+@click.option("--prefill", type=int, default=32, show_default=True, help="Positions of one prefill call.")
+@click.option("--adapter-layers", type=int, default=4, show_default=True, help="Upper layers that take an adapter.")
+@click.option("--adapter-rank", type=int, default=8, show_default=True, help="Largest rank of an adapter.")
+@json_option
+def coreai(
+    student: Path, out: Path, context: int, prefill: int, adapter_layers: int, adapter_rank: int, as_json: bool
+) -> None:
+    """Compile a student for Core AI (iOS 27, macOS 27), and let its CPU runtime answer before it is kept.
+
+    Needs the extra: pip install 'limbeck[coreai]'.
+    """
+    from sdk.build.coreai import convert_for_core_ai
+    from sdk.build.coreml.convert import Plan
+    from sdk.build.coreml.layout import Cache
+
+    plan = Plan(
+        context=context,
+        prefill_positions=prefill,
+        cache=Cache.ARRAYS,
+        adapter_layers=adapter_layers,
+        adapter_rank=adapter_rank,
+    )
+    with shown_progress() as tell:
+        made = convert_for_core_ai(student, out, plan, progress=tell)
+    facts = {"asset": str(made.asset), "bytes": made.bytes, "difference": made.difference}
+    words = (
+        f"{made.asset}: {made.bytes / 1e6:.1f} MB, iOS 27 and macOS 27, weights float16\n"
+        f"differs from torch by {made.difference:.2e} of the largest logit, run here by Core AI's CPU runtime\n"
+        "not run on a device: where and how fast it runs there is not known"
     )
     answer(facts, words, as_json=as_json)
 

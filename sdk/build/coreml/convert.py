@@ -35,7 +35,7 @@ from sdk.build.coreml.student import Student
 from sdk.build.coreml.worn import LearningShape
 from sdk.errors import ConversionError
 
-__all__ = ["Plan", "Report", "convert"]
+__all__ = ["Plan", "Report", "convert", "difference", "laid_out"]
 
 Tell = Callable[[str, int, int], None]
 """Told (what is done now, done, total)."""
@@ -111,7 +111,7 @@ def convert(
     opened = Student.open(student)
     parts = parts_of(opened.model)
     encoded = on_grid(parts, encodings_of(opened.folder))
-    decoders, learning = _laid_out(parts, plan), _learning(parts, plan, opened.base_digest, basis)
+    decoders, learning = laid_out(parts, plan), _learning(parts, plan, opened.base_digest, basis)
     if learning is not None and learning.below is not None:
         decoders[BELOW] = learning.below
     steps = _steps([*decoders, *(learning.modules if learning else ())], told)
@@ -137,7 +137,7 @@ def convert(
         contract = _complete(Package.open(staged), contract, learning)
         _add_extras(staged, Path(work), opened, parts, contract, lines)
         next(steps)
-        difference = _difference(staged, opened.model)
+        off = difference(Conversation.open(staged), opened.model)
         learned = learning.differences(staged, opened.model) if learning else {}
         staged.rename(out)
     next(steps)
@@ -147,7 +147,7 @@ def convert(
         bytes=sum(file.stat().st_size for file in out.rglob("*") if file.is_file()),
         operations={name: _work(package, name) for name in pieces},
         encoded=len(encoded),
-        difference=difference,
+        difference=off,
         learning=learned,
         contract=contract,
     )
@@ -177,7 +177,12 @@ def _learning(parts: Parts, plan: Plan, base_digest: str, basis: Path | None) ->
     return Learning.of(parts, shape, directions_of(basis, base_digest) if basis else None)
 
 
-def _laid_out(parts: Parts, plan: Plan) -> dict[str, NeuralEngineDecoder]:
+def laid_out(parts: Parts, plan: Plan) -> dict[str, NeuralEngineDecoder]:
+    """The functions that answer, PREFILL and DECODE, in a plan's sizes.
+
+    Raises:
+        ConversionError: The student has fewer layers than are to be adapted, or is too wide for the unit.
+    """
     count = len(parts.layers)
     if plan.adapter_layers > count:
         raise ConversionError(f"{plan.adapter_layers} adapted layers were asked for, the student has {count}")
@@ -277,13 +282,16 @@ def _add_extras(
         holder.addItem(str(file), file.name, EXTRAS, "what a caller of the model needs")
 
 
-def _difference(staged: Path, model: Any) -> float:
+def difference(conversation: Conversation, model: Any) -> float:
     """Largest difference of a logit from torch over a few tokens, as a share of the largest logit.
+
+    Args:
+        conversation: With the package, at its beginning.
+        model: The student.
 
     Raises:
         ConversionError: It is over TOLERANCE.
     """
-    conversation = Conversation.open(staged)
     vocabulary = conversation.contract.vocabulary
     tokens = [(7 * step + 11) % vocabulary for step in range(CHECKED_TOKENS)]
     with torch.no_grad():

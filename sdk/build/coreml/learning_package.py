@@ -4,8 +4,8 @@
     learn   clipped per-example gradients of a few records, summed (learning.py)
     worn    for xs and basis: what is trained as the factors B that prefill and decode take (worn.py)
 
-Products with the student's frozen maps are typed float16, all else float32: a gradient is a sum of many small numbers,
-and the logits' errors are exponents. The maps themselves are decode's constants.
+Products with the frozen maps of the MLP, which are most of the work, are typed float16, all else float32: a gradient is
+a sum of many small numbers, and errors of scores and logits are exponents. The maps are decode's constants.
 """
 
 from collections.abc import Mapping
@@ -34,6 +34,7 @@ __all__ = ["BELOW", "LEARN", "WORN", "Learning", "directions_of", "examples_of"]
 
 BELOW, LEARN, WORN = "below", "learn", "worn"
 TOLERANCE = {"fp32": 1e-4, "declared": 1e-3}  # |sums − torch's| / |torch's|, Euclidean over all sums of one call.
+HALVED = ("gate_proj_weight", "up_proj_weight", "down_proj_weight")
 LEVELS = 7  # Of personalize.pack: whole numbers from -7 to 7, times a step for each GROUP numbers.
 GROUP = 64
 
@@ -160,7 +161,7 @@ class Learning:
 
 
 def _by_a_map(operation: Any) -> bool:
-    """Whether it is a product with a frozen map of a layer, which is computed in float16."""
+    """Whether it is a product with a frozen map of an MLP, which is computed in float16."""
 
     def source(variable: Any) -> str:
         while variable.op is not None and variable.op.op_type in ("cast", "transpose"):
@@ -168,7 +169,7 @@ def _by_a_map(operation: Any) -> bool:
         return str(variable.name) if variable.op is None else ""
 
     return operation.op_type == "matmul" and any(
-        source(factor).startswith("layers_") for factor in (operation.x, operation.y)
+        source(factor).endswith(HALVED) for factor in (operation.x, operation.y)
     )
 
 

@@ -206,7 +206,7 @@ def test_a_package_that_differs_from_torch_is_not_kept(tmp_path: Path, monkeypat
     made = compiled("plain", Cache.ARRAYS)
     shutil.copytree(made.package, tmp_path / "copy.mlpackage")
     with pytest.raises(ConversionError, match="differs from torch by"):
-        conversion._difference(tmp_path / "copy.mlpackage", Student.open(student("plain")).model)
+        conversion.difference(Conversation.open(tmp_path / "copy.mlpackage"), Student.open(student("plain")).model)
 
 
 @pytest.mark.parametrize(

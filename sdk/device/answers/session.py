@@ -274,7 +274,8 @@ class Session:
     ) -> Iterator[Piece]:
         copy_from = how.get("copy_from", turns[0]["content"])
         how = {**or_left(how, self._cancelled.is_set), "copy_from": copy_from}
-        messages = self._fitting(turns, int(how.get("max_new_tokens", 128)), how["cancelled"])
+        told = [*offered.values()]  # What cannot be called is not spoken of: a small model would call it in words.
+        messages = self._fitting(turns, told, int(how.get("max_new_tokens", 128)), how["cancelled"])
         parameters = {name: tool.parameters for name, tool in offered.items()}
         return self._assistant.pieces(messages, schema=schema, tools=parameters, **how)
 
@@ -287,11 +288,13 @@ class Session:
             {"role": "user", "content": f"Result of {call.name}: {result}"},
         ]
 
-    def _fitting(self, turns: list[Message], answer_tokens: int, cancelled: Left) -> list[Message]:
+    def _fitting(
+        self, turns: list[Message], tools: Sequence[Tool], answer_tokens: int, cancelled: Left
+    ) -> list[Message]:
         """System, history and the new turns, by the policy of overflow."""
         dropped: list[Message] = []
         while True:
-            messages = [*self._system(list(self.tools.values())), *self.history, *turns]
+            messages = [*self._system(tools), *self.history, *turns]
             count = self._assistant.count(messages)
             if count + answer_tokens <= self._assistant.context_tokens:
                 break
@@ -305,7 +308,7 @@ class Session:
                 dropped.append(self.history.pop(0))
         if dropped and self.overflow == "summarize":
             self.earlier = self._summary(dropped, cancelled)
-            return self._fitting(turns, answer_tokens, cancelled)
+            return self._fitting(turns, tools, answer_tokens, cancelled)
         return messages
 
     def _summary(self, dropped: list[Message], cancelled: Left) -> str:

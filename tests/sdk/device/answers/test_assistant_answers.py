@@ -657,6 +657,17 @@ def test_an_async_tool_is_waited_for_and_ended_in_time_and_one_that_exits_ends_n
     ]
 
 
+def test_a_tool_is_spoken_of_only_where_it_can_be_called() -> None:
+    call = Call(name="weather", arguments={"place": "Rome"})
+    script = Scripted("sunny", '{"a":1}', call, "done")
+    session = Session(script, tools=[weather], limits=ToolLimits(rounds=1))
+    session.respond("rain?")
+    session.answer("rain?", {"type": "object"})
+    session.respond("rain?")
+    told = ["You can call these tools" in messages[0]["content"] for messages, _ in script.asked]
+    assert told == [True, False, True, False]  # Not where a schema decides, nor once the calls are used up.
+
+
 def test_after_a_tool_the_answer_is_remembered_by_what_the_person_said() -> None:
     answer = Session(Scripted(Call(name="weather", arguments={"place": "Rome"}), "sunny"), tools=[weather]).answer(
         "rain?"

@@ -84,7 +84,7 @@ def limbeck(kind: str) -> Callable[[str, int], Ask]:
         else:
             from sdk.device.engines.portable.engine import PortableEngine
 
-            engine = PortableEngine(bundle, threads=threads, exact=kind == "portable, exact")
+            engine = PortableEngine(bundle, threads=threads, exact=kind == "portable, exact", ahead=False)
 
         def ask(prompt: list[int], new: int) -> Told:
             track = engine.begin()

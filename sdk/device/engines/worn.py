@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from personalize.adapter import Adapter
 from personalize.errors import AdapterError, BaseMismatchError
+from sdk.device.engines.protocol import Track
 from sdk.device.engines.track import KeptTrack, Memory
 
 __all__ = ["Wearing", "check_fits", "check_moves", "key_of", "probe_scores"]
@@ -124,7 +125,7 @@ class Wearing(ABC, Generic[Fit]):
         """See Engine.drop; open tracks hold what they wear."""
         self._worn.pop(key, None)
 
-    def begin(self, adapter: str | None = None) -> KeptTrack:
+    def begin(self, adapter: str | None = None) -> Track:
         """See Engine.begin.
 
         Raises:

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from personalize.adapter import Adapter
 from sdk.bundle import Bundle
+from sdk.device.engines.ahead import Ahead
 from sdk.device.engines.portable.graph import Graph, graph_of, head_of
 from sdk.device.engines.portable.slots import slots_of
+from sdk.device.engines.protocol import Track
 from sdk.device.engines.worn import Wearing
 from sdk.errors import EngineError, GenerationError
 
@@ -38,13 +40,16 @@ class PortableEngine(Wearing[Slots]):
 
     name = "portable"
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, exact: bool = False) -> None:
+    def __init__(
+        self, bundle: Bundle, *, threads: int | None = None, exact: bool = False, ahead: bool | None = None
+    ) -> None:
         """Load a bundle's weights, in a fraction of a second.
 
         Args:
             bundle: The base.
             threads: Threads of one step, ≥ 1; None takes default_threads().
             exact: Compute as torch does, in float32, instead of with activations of 8 bits; several times slower.
+            ahead: Let tracks guess what repeats; None does where it pays, which is not with `exact`.
 
         Raises:
             BundleError: The checkpoint cannot be read.
@@ -58,7 +63,13 @@ class PortableEngine(Wearing[Slots]):
             vocabulary=int(graph.config.vocab_size),
         )
         self._config, self._rows = graph.config, graph.rows
+        self._ahead = not exact if ahead is None else ahead
         self._session: onnxruntime.InferenceSession | None = _session(graph, threads or default_threads())
+
+    def begin(self, adapter: str | None = None) -> Track:
+        """See Engine.begin."""
+        track = super().begin(adapter)
+        return Ahead(track, context_tokens=self.context_tokens) if self._ahead else track
 
     def fit(self, adapter: Adapter) -> Slots:
         """See Wearing.fit."""

@@ -42,7 +42,7 @@ def compiled(bundle: Path) -> tuple[Path, Interpreted]:
 
 ENGINES: dict[str, Callable[[Runtime], Engine]] = {
     "torch": TorchEngine,
-    "portable": lambda runtime: PortableEngine(runtime.bundle, exact=True),
+    "portable": lambda runtime: PortableEngine(runtime.bundle, exact=True, ahead=True),
     "coreml": lambda runtime: CoreMLEngine(runtime.bundle, *compiled(runtime.bundle.folder)),
 }
 """How each engine is opened on a bundle."""

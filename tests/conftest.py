@@ -9,12 +9,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import importlib.util
 import ipaddress
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
+import psutil
 import pytest
 
 hypothesis.settings.register_profile(  # A busy machine is no failing law.
@@ -23,6 +25,23 @@ hypothesis.settings.register_profile(  # A busy machine is no failing law.
 hypothesis.settings.load_profile("limbeck")
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+def _folders_in_memory(memory: Path = Path("/dev/shm")) -> None:
+    """Let temporary folders stand in memory where there is plenty of it, unless somebody said where they go.
+
+    A sweep of crashes syncs thousands of files, and a disk takes milliseconds for each. What a power cut loses is
+    simulated (tests/power.py), so no test needs a disk that really writes.
+    """
+    if "PYTEST_DEBUG_TEMPROOT" in os.environ or not os.access(memory, os.W_OK):
+        return
+    runs_programs = not os.statvfs(memory).f_flag & os.ST_NOEXEC
+    room = min(shutil.disk_usage(memory).free, psutil.virtual_memory().available)
+    if runs_programs and room > 6e9:  # Bytes; a whole run keeps some hundred MB there at a time.
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(memory)
+
+
+_folders_in_memory()
 
 
 class NetworkReachedError(AssertionError):

@@ -69,7 +69,7 @@ def ask(
         raise click.UsageError("an answer that must fit a schema stays on the device; leave out --cloud")
     schema = None if schema_file is None else _schema(schema_file)
     if prompt == "-":
-        prompt = sys.stdin.buffer.read(MOST_BYTES).decode(errors="replace")
+        prompt = _from_stdin()
     if not prompt.strip():
         raise GenerationError("the prompt is empty; ask something")  # Before seconds go by that load a model.
     assistant = opened(home, bare=bare, line=line, engine=engine)
@@ -112,6 +112,12 @@ def opened(home: Path | None, *, bare: bool, line: str | None, engine: str) -> "
     if assistant.engine_choice.fallback:
         click.echo(f"{assistant.engine_name} answers: {assistant.engine_choice.why}", err=True)
     return assistant
+
+
+def _from_stdin() -> str:
+    if sys.stdin.isatty():
+        click.echo("type the prompt, then Ctrl-D", err=True)
+    return sys.stdin.buffer.read(MOST_BYTES).decode(errors="replace")
 
 
 def _schema(file: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
+from sdk.cli import ask as module
 from sdk.cli import options
 from sdk.cli.app import cli
 from sdk.device.runtime import Runtime
@@ -31,6 +32,18 @@ def test_text_comes_from_the_argument_or_from_stdin(base: str) -> None:
     for made in (run("the cat", "--max-tokens", "8", "--stream"), run("--tokens", "8", stdin="the cat")):
         assert made.exit_code == 0, made.output
         assert made.stdout.rstrip("\n") == base
+
+
+def test_a_person_who_gives_no_prompt_is_told_how_to_type_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal(io.BytesIO(b"the cat\n")))
+    assert module._from_stdin() == "the cat\n"
+    assert capsys.readouterr().err == "type the prompt, then Ctrl-D\n"
 
 
 def test_a_schema_is_kept_and_the_record_says_how_it_came(tmp_path: Path) -> None:

@@ -168,6 +168,7 @@ def coreai(
     help="JSON list of accepted rules, each with rule, reason and if wanted a tensor pattern.",
 )
 @click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="Write a page: rules, time, bytes.")
+@click.option("--placement", is_flag=True, help="On macOS: ask Core ML where operations run, beside the guess.")
 @click.option("--unit-tflops", type=click.FloatRange(0, min_open=True), help="Of the floor: float16 TFLOP/s. [M1: 5.5]")
 @click.option("--unit-gbps", type=click.FloatRange(0, min_open=True), help="Of the floor: GB/s of memory. [M1: 55]")
 @json_option
@@ -176,6 +177,7 @@ def lint(
     strict: bool,
     allow: Path | None,
     page: Path | None,
+    placement: bool,
     unit_tflops: float | None,
     unit_gbps: float | None,
     as_json: bool,
@@ -184,6 +186,7 @@ def lint(
     from sdk.build.coreml.lint import lint as run
     from sdk.build.coreml.lint import read_suppressions, standing
     from sdk.build.coreml.page import grouped, write_lint_page
+    from sdk.build.coreml.placement import compared, placements
     from sdk.build.coreml.program import Package
     from sdk.build.coreml.roofline import by_block, costs, unit_of
     from sdk.build.coreml.rules import RULES
@@ -191,6 +194,7 @@ def lint(
     hits = run(package, read_suppressions(allow) if allow else ())
     left, unit, found = standing(hits), unit_of(unit_tflops, unit_gbps), costs(Package.open(package))
     blocks = by_block(found, unit)
+    plan = compared(placements(package), hits) if placement else None
     if page is not None:
         write_lint_page(page, package.name, hits, found, unit)
     lines = [
@@ -212,6 +216,16 @@ def lint(
             asdict(cost) | {"seconds": cost.seconds(unit), "bound": cost.bound(unit)} for cost in found if cost.flops
         ],
     }
+    if plan is not None:
+        facts["placement"] = asdict(plan)
+        lines += [
+            f"Core ML puts {plan.on_unit} operations on the Neural Engine and {plan.elsewhere} elsewhere, of which "
+            f"{len(plan.unforeseen)} no rule foresaw; {len(plan.needless)} that a rule sent away stay",
+            *(
+                f"elsewhere unforeseen: {one.function} {one.operation} {one.output}, {one.device}"
+                for one in plan.unforeseen
+            ),
+        ]
     answer(facts, "\n".join(lines), as_json=as_json)
     if strict and left:
         raise PackageError(

@@ -49,6 +49,13 @@ def test_execute_and_lint_answer_on_stdout(tmp_path: Path) -> None:
     assert "on the given unit" in asked("lint", package, "--unit-tflops", "17", "--unit-gbps", "51.2")
 
 
+def test_placement_without_a_mac_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    package = str(compiled("plain", Cache.ARRAYS).package)
+    with pytest.raises(PackageError, match=r"needs macOS 14\.4"):
+        CliRunner().invoke(build, ["lint", package, "--placement"], catch_exceptions=False)
+
+
 def test_strict_lint_and_an_unknown_scheme_refuse(tmp_path: Path) -> None:
     package = str(compiled("packed", Cache.STATE).package)
     refused = CliRunner().invoke(build, ["lint", package, "--strict"])

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from personalize.adapter import Adapter, AdapterSpec, fresh
 from personalize.errors import AdapterError
+from sdk import Assistant
 from sdk.build.grid import Grid, packed8
 from sdk.bundle import Bundle, shipped_bundle
 from sdk.device.engines.portable import engine as portable
@@ -16,9 +18,10 @@ from sdk.device.engines.portable.engine import PortableEngine, default_threads
 from sdk.device.engines.portable.weights import beside
 from sdk.device.engines.rows import Rows
 from sdk.device.engines.torch_engine import TorchEngine
+from sdk.device.night import plan_of
 from sdk.device.runtime import Runtime
 from sdk.packed import BLOCK, Packed, parts_of, unpack4
-from tests.tiny import tiny_packed_bundle
+from tests.tiny import SENTENCES, tiny_bundle, tiny_packed_bundle
 
 PROMPT = [1, 87, 12, 300, 45, 45, 9, 201, 33, 2, 7]
 
@@ -147,6 +150,20 @@ def _logs(scores: np.ndarray, answer: list[int]) -> np.ndarray:
     """Log-probabilities of an answer's tokens."""
     logs = torch.tensor(scores[:-1]).log_softmax(-1)
     return logs[torch.arange(len(answer)), answer].numpy()
+
+
+def test_a_night_runs_beside_the_engine_and_what_it_admits_answers_next(tmp_path: Path) -> None:
+    """The model is loaded in torch for the night only; the engine that is loaded takes the adapter."""
+    bundle = tiny_bundle(tmp_path, head=16)  # Plain weights, so that both engines compute alike.
+    assistant = Assistant.open(tmp_path / "home", bundle=bundle)
+    assert assistant.engine_name == "portable"
+    for row in range(20):
+        assistant.remember(prompt=f"say {row}", answer=SENTENCES[row % 4])
+    report = assistant.learn(plan_of(steps=1))
+    answered = assistant.answer("say 1", max_new_tokens=6)
+    assert answered.adapter == report.adapter is not None
+    in_torch = Assistant.open(tmp_path / "home", bundle=bundle, engine="torch").answer("say 1", max_new_tokens=6)
+    assert (in_torch.engine, in_torch.adapter, in_torch.tokens) == ("torch", report.adapter, answered.tokens)
 
 
 def test_a_new_adapter_answers_on_the_shipped_base_within_two_seconds() -> None:

@@ -37,7 +37,7 @@ def _folders_in_memory(memory: Path = Path("/dev/shm")) -> None:
         return
     runs_programs = not os.statvfs(memory).f_flag & os.ST_NOEXEC
     room = min(shutil.disk_usage(memory).free, psutil.virtual_memory().available)
-    if runs_programs and room > 6e9:  # Bytes; a whole run keeps some hundred MB there at a time.
+    if runs_programs and room > 6e9:  # Bytes: two processes of tests want some GB for themselves.
         os.environ["PYTEST_DEBUG_TEMPROOT"] = str(memory)
 
 

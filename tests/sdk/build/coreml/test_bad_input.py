@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def test_contracts_of_another_format_or_damaged_are_refused() -> None:
     text = contract().to_json()
     one_line(PackageError, "convert again", lambda: Contract.parse(text.replace("contract/1", "contract/9")))
     for bad in ("{", "[]", json.dumps({"format": "coreml-contract/1"})):
-        one_line(PackageError, "contract cannot be read", lambda bad=bad: Contract.parse(bad))
+        one_line(PackageError, "contract cannot be read", partial(Contract.parse, bad))
 
 
 def test_an_adapter_for_a_package_without_slots_is_refused() -> None:

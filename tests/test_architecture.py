@@ -197,7 +197,7 @@ def test_a_library_beside_its_door_is_caught(copy: Path, line: str, library: str
     assert [text for text in trespassers(copy) if text.startswith(f"privacy.events imports {library}")]
 
 
-NOT_IN_DEV = {"coreai": ["coreai-core"], "coreai_torch": ["coreai-torch"]}
+NOT_IN_DEV: dict[str, list[str]] = {"coreai": ["coreai-core"], "coreai_torch": ["coreai-torch"]}
 """Libraries of extras that a checkout need not have."""
 
 
@@ -206,7 +206,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     extras = project["optional-dependencies"]
     lines = project["dependencies"] + extras["portable"] + extras["coreai"]
     declared = {line.partition(">")[0].partition("[")[0].strip().lower() for line in lines}
-    distributions = NOT_IN_DEV | importlib.metadata.packages_distributions()
+    distributions = NOT_IN_DEV | {**importlib.metadata.packages_distributions()}
     owners: dict[str, str] = defaultdict(str)
     for _, file in sources(REPOSITORY):
         for library in libraries(file):

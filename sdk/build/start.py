@@ -64,6 +64,8 @@ class Start:
         if not is_packed(tensors) or len(kept) != len(tokenizer):
             raise PlanError(f"start {folder} is not in the packed form; name what `limbeck build distill` wrote")
         parts = FrozenParts(grids=_grids(tensors, plan.frozen_layers), embedding=_parts_of(EMBEDDING, tensors))
+        for trace in ("is_local", "local_files_only"):  # How it was read is none of what it is.
+            tokenizer.init_kwargs.pop(trace, None)
         trimmed = Trimmed(tokenizer=tokenizer, kept=kept)
         return cls(model=model, trimmed=trimmed, parts=parts, training=training, digest=digest)
 

@@ -134,7 +134,7 @@ def task_sequence(tokenizer: PreTrainedTokenizerFast, prompt: str, answer: str, 
     """One chat turn as the runtime asks for it; None where it is over `length` tokens."""
     before = chat_tokens(tokenizer, [{"role": "user", "content": prompt}])
     after = text_tokens(tokenizer, answer)
-    ids = (*before, *after, tokenizer.convert_tokens_to_ids("<|im_end|>"))
+    ids = (*before, *after, int(tokenizer.convert_tokens_to_ids("<|im_end|>")))  # type: ignore[arg-type]
     return TokenSequence(ids=ids, first=len(before)) if len(ids) <= length else None
 
 

@@ -161,7 +161,7 @@ def _limit(sizes: dict[str, int], share: float) -> int:
     """Characters that each source may give so that none has more than `share` of all."""
     if not 0 < share <= 1:
         raise TextError(f"the share must be above 0 and at most 1, got {share}")
-    if sizes and len(sizes) * share < 1 - 1e-9:
+    if sizes and len(sizes) * share < 1:
         raise TextError(
             f"{len(sizes)} sources cannot all stay under {share:.0%}; give more, or a share of {1 / len(sizes):.2f}"
         )

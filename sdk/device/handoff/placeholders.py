@@ -23,6 +23,9 @@ SPELLED = re.compile(
     rf"\[\s?{_name('in_', '[ _-]')}\s?\]|(?<![^\W_]){_name('', '[_-]')}(?![0-9])", re.IGNORECASE | re.ASCII
 )
 
+ANYWHERE = re.compile(_name("", "[ _-]"), re.IGNORECASE | re.ASCII)
+"""What may be read as a placeholder once what stands before or behind it was replaced."""
+
 
 class Numbers:
     """Gives each value of a request its placeholder."""
@@ -67,7 +70,7 @@ class Numbers:
 
 def mark_for(texts: Iterable[str]) -> str:
     """Letters that no text has where a placeholder's mark would stand: "" if none looks like a placeholder."""
-    used = {match["in_mark"] or match["mark"] or "" for text in texts for match in SPELLED.finditer(text)}
+    used = {match["mark"] for text in texts for match in ANYWHERE.finditer(text)}
     longest = max((len(mark) for mark in used), default=-1)
     return "" if "" not in used else "X" * (longest + 1)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sdk.build import text
@@ -93,6 +93,7 @@ def test_the_file_is_the_same_whatever_the_order_of_the_inputs_and_another_seed_
     sizes=st.dictionaries(st.text("abcdefgh", min_size=1, max_size=3), st.integers(1, 10**7), min_size=1, max_size=12),
     share=st.floats(0.05, 1),
 )
+@example(sizes={"a": 1}, share=0.9999999999999999)
 def test_no_source_has_more_than_its_share_and_the_limit_is_the_largest_such(
     sizes: dict[str, int], share: float
 ) -> None:

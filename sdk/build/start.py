@@ -1,7 +1,7 @@
 """The folder of a student in, what its next training begins from out: its tokens, its weights, its grids.
 
 A student learns for longer than one build can take. A plan that names a student as its `start` trains its upper layers
-on; what lies below stays as it is, to the bit, and with it every form compiled from it so far.
+on; what lies below, embedding and frozen layers, stays as it is, to the bit.
 """
 
 import hashlib

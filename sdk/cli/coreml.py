@@ -7,6 +7,7 @@ import click
 
 from sdk.cli.options import answer, json_option, shown_progress
 from sdk.errors import PackageError
+from sdk.tokens import chat_tokens
 
 __all__ = ["compress", "coreai", "coreml", "execute", "lint"]
 
@@ -260,10 +261,7 @@ def execute(
     torch.set_num_threads(1)  # Operations of one position are too small to share.
     conversation = Conversation.open(package, adapter=adapter, precision=precision, watch=watch)
     tokenizer = conversation.tokenizer()
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-    )
-    asked = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+    asked = chat_tokens(tokenizer, [{"role": "user", "content": prompt}])
     start = time.perf_counter()
     ids = list(conversation.write(asked, tokens, stop=frozenset(tokenizer.all_special_ids)))
     seconds = time.perf_counter() - start
